@@ -1,0 +1,1 @@
+"""Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same."""

@@ -1,0 +1,97 @@
+"""Named tensors that are not read until they are needed: what formats give and take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An array whose dtype and shape are known and whose values come on `read()`.
+
+    `read` may return a read-only view over a mapped file, in any memory order; it always has exactly
+    `dtype` (native byte order) and `shape`.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Tensor:
+        """The tensor that holds `array` itself, not a copy."""
+        return cls(array.dtype, array.shape, lambda: array)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes that the values take in memory."""
+        return self.size * self.dtype.itemsize
+
+    def transposed(self, axes: tuple[int, ...]) -> Tensor:
+        """The same values with axes permuted as by `numpy.transpose`; nothing is copied."""
+        if axes == tuple(range(len(self.shape))):
+            return self
+        read = self.read
+        return Tensor(self.dtype, tuple(self.shape[axis] for axis in axes), lambda: read().transpose(axes))
+
+    def cast(self, dtype: np.dtype[Any]) -> Tensor:
+        """The values rounded to `dtype`, to nearest even; the tensor itself where it has that dtype already."""
+        if dtype == self.dtype:
+            return self
+        read = self.read
+        return Tensor(dtype, self.shape, lambda: read().astype(dtype))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name in the order of the file, with what else the file said.
+
+    Attributes:
+        tensors: Name to tensor, as the format spells the names.
+        metadata: The strings that travel with the weights (safetensors metadata, h5 attributes, a pth record).
+        format: `pth`, `h5` or `safetensors`.
+        container: The kind and version of the container, in words for a report.
+        path: The file, or None where the tensors came from memory.
+        wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".
+        others: What else the file holds (`epoch`, `optimizer`), by name.
+        nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    format: str = ""
+    container: str = ""
+    path: Path | None = None
+    wrapper: str = ""
+    others: tuple[str, ...] = ()
+    nameless: bool = False
+    close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements in all floating-point tensors, running statistics included."""
+        return sum(tensor.size for tensor in self.tensors.values() if tensor.dtype.kind not in "iub")
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The names of the dtypes that occur, sorted."""
+        return tuple(sorted({str(tensor.dtype) for tensor in self.tensors.values()}))

@@ -1,0 +1,48 @@
+"""What denseport raises: every error names the file, the tensor and the remedy, and knows its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class DenseportError(Exception):
+    """Base of every error that denseport raises on purpose; its message is meant for the user."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class FormatError(DenseportError):
+    """A file is not what its format says: truncated, malformed, hostile or of an unknown kind."""
+
+
+class LayoutError(DenseportError):
+    """Names and shapes fit no layout, or more than one, or a layout cannot hold the architecture."""
+
+
+class UsageError(DenseportError):
+    """Options that contradict each other, or a path that cannot be used."""
+
+
+class FrameworkMissingError(DenseportError):
+    """A framework or library that the request needs is not installed; the message names the extra."""
+
+
+class VerificationError(DenseportError):
+    """What was written is not what was read, or the two frameworks' outputs are too far apart."""
+
+    exit_code = 1
+
+
+def quoted(name: object, width: int = 100) -> str:
+    """A name out of a file, escaped and cut so that it cannot disturb a terminal or flood a message."""
+    text = str(name)
+    escaped = text[: width + 1].encode("unicode_escape").decode("ascii")
+    return escaped if len(text) <= width and len(escaped) <= 2 * width else escaped[: width - 3] + "..."
+
+
+def listed(names: Iterable[object], limit: int = 20) -> str:
+    """The first `limit` names, escaped and joined by commas; the rest are counted."""
+    every = list(names)
+    shown = ", ".join(quoted(name) for name in every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"

@@ -1,0 +1,95 @@
+"""Containers of named arrays: `pth`, `h5` and `safetensors`. Nothing here knows what a DenseNet is.
+
+Each module has the same two verbs: `read(path) -> Checkpoint` and `write(tensors, metadata, path)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.errors import FormatError, UsageError, quoted
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+SUFFIXES: Mapping[str, str] = MappingProxyType(
+    {
+        ".pth": "pth",
+        ".pt": "pth",
+        ".tar": "pth",
+        ".bin": "pth",
+        ".ckpt": "pth",
+        ".h5": "h5",
+        ".hdf5": "h5",
+        ".safetensors": "safetensors",
+    }
+)
+FORMATS = ("pth", "h5", "safetensors")
+
+
+def sniff(path: Path) -> str:
+    """The format of a file by its first bytes, never by its name.
+
+    Raises:
+        FormatError: The file is empty or starts like none of the formats.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise FormatError(f"{path}: the file is empty; copy or download it again")
+    if head.startswith(HDF5_MAGIC):
+        return "h5"
+    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+        return "pth"
+    if len(head) > 8 and head[8:9] == b"{":
+        return "safetensors"
+    raise FormatError(
+        f"{path}: starts with {quoted(head[:8])}, which is no zip or pickle (pth), HDF5 (h5) or safetensors file"
+    )
+
+
+def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
+    """The tensors and metadata of a file, not yet loaded; the format is sniffed where it is not given.
+
+    Raises:
+        FormatError: The file is broken, hostile, or not of the format that was named.
+    """
+    found = sniff(path)
+    if format not in (None, found):
+        raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out or give --from {found}")
+    if found == "h5":
+        return _module("h5").read(path)  # type: ignore[no-any-return]
+    return _module(found).read(path)  # type: ignore[no-any-return]
+
+
+def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, format: str, name: str) -> None:  # noqa: A002
+    """Writes every tensor, one at a time in memory, to `path` in the container that the final file `name` calls for.
+
+    A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one.
+
+    Raises:
+        FormatError: The container cannot hold these names or dtypes.
+    """
+    module = "keras3" if format == "h5" and name.endswith(".weights.h5") else format
+    _module(module).write(tensors, metadata, path)
+
+
+def by_suffix(path: Path) -> str:
+    """The format that a file name asks for.
+
+    Raises:
+        UsageError: The suffix is not known.
+    """
+    try:
+        return SUFFIXES[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"{path}: the suffix says no format; end it in .pth, .h5, .weights.h5 or .safetensors, or give --to"
+        ) from None
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"denseport.formats.{name}")
