@@ -1,1 +1,74 @@
-"""Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same."""
+"""Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same.
+
+Importing this package imports no framework; each name below loads its part on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from denseport.checkpoint import Checkpoint as Checkpoint
+    from denseport.checkpoint import Tensor as Tensor
+    from denseport.config import DenseNetConfig as DenseNetConfig
+    from denseport.config import Traits as Traits
+    from denseport.conversion import ConversionReport as ConversionReport
+    from denseport.conversion import convert as convert
+    from denseport.difference import Difference as Difference
+    from denseport.difference import diff as diff
+    from denseport.errors import DenseportError as DenseportError
+    from denseport.errors import FormatError as FormatError
+    from denseport.errors import FrameworkMissingError as FrameworkMissingError
+    from denseport.errors import LayoutError as LayoutError
+    from denseport.errors import UsageError as UsageError
+    from denseport.errors import VerificationError as VerificationError
+    from denseport.inspection import Inspection as Inspection
+    from denseport.inspection import inspect as inspect
+    from denseport.layouts.translate import translate as translate
+    from denseport.loading import load_keras as load_keras
+    from denseport.loading import load_torch as load_torch
+    from denseport.loading import read as read
+    from denseport.output import write as write
+    from denseport.parity import ParityReport as ParityReport
+    from denseport.parity import verify as verify
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Tensor": "checkpoint",
+    "DenseNetConfig": "config",
+    "Traits": "config",
+    "ConversionReport": "conversion",
+    "convert": "conversion",
+    "Difference": "difference",
+    "diff": "difference",
+    "DenseportError": "errors",
+    "FormatError": "errors",
+    "FrameworkMissingError": "errors",
+    "LayoutError": "errors",
+    "UsageError": "errors",
+    "VerificationError": "errors",
+    "Inspection": "inspection",
+    "inspect": "inspection",
+    "translate": "layouts.translate",
+    "load_keras": "loading",
+    "load_torch": "loading",
+    "read": "loading",
+    "write": "output",
+    "ParityReport": "parity",
+    "verify": "parity",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("denseport")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'denseport' has no attribute {name!r}")
+    return getattr(import_module(f"denseport.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,7 @@ Canonical parameters are named and laid out as PyTorch does it: `weight` and `bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +42,7 @@ def layers(config: DenseNetConfig) -> Iterator[Layer]:
         return Layer(name, "conv", shapes | ({"bias": (outputs,)} if config.conv_bias else {}))
 
     def norm(name: str, width: int) -> Layer:
-        return Layer(name, "norm", {parameter: (width,) for parameter in PARAMETERS["norm"]})
+        return Layer(name, "norm", dict.fromkeys(PARAMETERS["norm"], (width,)))
 
     width = config.in_channels
     for name, outputs in zip(stem_names(config), config.stem_widths, strict=True):
@@ -79,3 +80,19 @@ def stem_names(config: DenseNetConfig) -> list[str]:
 def shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
     """Every canonical tensor's shape by its full name, in graph order."""
     return {f"{layer.name}.{name}": shape for layer in layers(config) for name, shape in layer.shapes.items()}
+
+
+def kind(layer: str) -> Kind:
+    """The kind of a canonical layer, by its name."""
+    last = layer.rpartition(".")[2]
+    return "conv" if last.startswith("conv") else "norm" if last.startswith("norm") else "dense"
+
+
+def parameters(config: DenseNetConfig) -> int:
+    """The number of trainable parameters: kernels, biases, and the scale and shift of normalisations."""
+    return sum(
+        math.prod(shape)
+        for layer in layers(config)
+        for name, shape in layer.shapes.items()
+        if not name.startswith("running_")
+    )

@@ -45,12 +45,12 @@ class Tensor:
         read = self.read
         return Tensor(self.dtype, tuple(self.shape[axis] for axis in axes), lambda: read().transpose(axes))
 
-    def cast(self, dtype: np.dtype[Any]) -> Tensor:
-        """The values rounded to `dtype`, to nearest even; the tensor itself where it has that dtype already."""
-        if dtype == self.dtype:
-            return self
-        read = self.read
-        return Tensor(dtype, self.shape, lambda: read().astype(dtype))
+    def same_bits(self, other: Tensor) -> bool:
+        """Whether the other has the same dtype, shape and bits, so that a NaN equals itself."""
+        if self.dtype != other.dtype or self.shape != other.shape:
+            return False
+        bits = np.dtype(f"u{self.dtype.itemsize}")
+        return bool(np.array_equal(self.read().view(bits), other.read().view(bits)))
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,16 @@ class Checkpoint:
         self.close()
 
     @property
-    def parameters(self) -> int:
-        """The number of elements in all floating-point tensors, running statistics included."""
-        return sum(tensor.size for tensor in self.tensors.values() if tensor.dtype.kind not in "iub")
-
-    @property
     def dtypes(self) -> tuple[str, ...]:
         """The names of the dtypes that occur, sorted."""
         return tuple(sorted({str(tensor.dtype) for tensor in self.tensors.values()}))
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a name; bfloat16 comes from ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(name)

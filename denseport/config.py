@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from denseport.errors import LayoutError
+from denseport.errors import LayoutError, quoted
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Traits:
     concatenation: Literal["old-first", "new-first"] = "old-first"
     final_activation: Literal["relu", "none"] = "relu"
     head_activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+    def __post_init__(self) -> None:
+        for trait, type_ in get_type_hints(Traits).items():
+            value, choices = getattr(self, trait), get_args(type_)
+            if choices and value not in choices:
+                raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
+            if not choices and (isinstance(value, bool) or not isinstance(value, type_) or not 0 < value < 100):
+                raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,30 @@ class DenseNetConfig:
         """Channels after the last block, which the classifier sees."""
         entered = self.transition_widths[-1] if self.transition_widths else self.stem_widths[-1]
         return entered + self.block_config[-1] * self.growth_rate
+
+    @property
+    def blocks(self) -> int:
+        """The number of dense blocks."""
+        return len(self.block_config)
+
+    @property
+    def bn_size(self) -> int | None:
+        """The bottleneck's width in growth rates, or None where it is no whole number of them."""
+        if self.bottleneck_width is None or self.bottleneck_width % self.growth_rate:
+            return None
+        return self.bottleneck_width // self.growth_rate
+
+    @property
+    def compression(self) -> float | None:
+        """What each transition leaves of its input's channels, rounded down: 0.5, 1.0, or None for any other rule."""
+        entered = [
+            width + layers * self.growth_rate
+            for width, layers in zip((self.stem_widths[-1], *self.transition_widths), self.block_config, strict=True)
+        ]
+        for compression in (0.5, 1.0):
+            if self.transition_widths == tuple(int(width * compression) for width in entered[:-1]):
+                return compression
+        return None
 
     @property
     def variant(self) -> str:

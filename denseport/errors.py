@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class DenseportError(Exception):
@@ -29,9 +29,16 @@ class FrameworkMissingError(DenseportError):
 
 
 class VerificationError(DenseportError):
-    """What was written is not what was read, or the two frameworks' outputs are too far apart."""
+    """What was written is not what was read, or the two frameworks' outputs are too far apart.
+
+    `report` is the `ParityReport` or the `ConversionReport` of the check that failed, where there is one.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def quoted(name: object, width: int = 100) -> str:

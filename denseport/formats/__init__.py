@@ -34,10 +34,16 @@ def sniff(path: Path) -> str:
     """The format of a file by its first bytes, never by its name.
 
     Raises:
-        FormatError: The file is empty or starts like none of the formats.
+        UsageError: There is no such file, or it cannot be read.
+        FormatError: It is empty or starts like none of the formats.
     """
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path}: is no file; check the path" if path.exists() else f"{path}: does not exist; check the path")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not head:
         raise FormatError(f"{path}: the file is empty; copy or download it again")
     if head.startswith(HDF5_MAGIC):
@@ -60,20 +66,18 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
     found = sniff(path)
     if format not in (None, found):
         raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out or give --from {found}")
-    if found == "h5":
-        return _module("h5").read(path)  # type: ignore[no-any-return]
     return _module(found).read(path)  # type: ignore[no-any-return]
 
 
-def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, format: str, name: str) -> None:  # noqa: A002
-    """Writes every tensor, one at a time in memory, to `path` in the container that the final file `name` calls for.
+def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, format: str) -> None:  # noqa: A002
+    """Writes every tensor to `path`, one at a time in memory.
 
     A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one.
 
     Raises:
         FormatError: The container cannot hold these names or dtypes.
     """
-    module = "keras3" if format == "h5" and name.endswith(".weights.h5") else format
+    module = "keras3" if format == "h5" and path.name.endswith(".weights.h5") else format
     _module(module).write(tensors, metadata, path)
 
 

@@ -1,0 +1,6 @@
+"""`python -m denseport`: the command line."""
+
+from denseport.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The command line: parse, call, print, exit code. Nothing is decided here."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from denseport import text
+from denseport.errors import DenseportError, VerificationError
+
+FORMATS = click.Choice(["pth", "h5", "safetensors"])
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several options as one decorator, so that commands share them."""
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+comparing = _options(
+    click.option(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where both frameworks run; auto takes CUDA where both can use it.  [default: auto]",
+    ),
+    click.option(
+        "--tolerance", type=click.FloatRange(0, 1), help="Largest relative error that passes.  [default: 1e-5]"
+    ),
+    click.option(
+        "--inputs",
+        metavar="FILE.npz",
+        help="Images to compare on: an npz with `images` (N, H, W, C) and perhaps `labels` (N,).",
+    ),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="denseport")
+def cli() -> None:
+    """Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same.
+
+    Exit status: 0 done; 1 tensors or outputs differ; 2 unusable input or options.
+    """
+
+
+@cli.command()
+@click.option("--from", "from_format", type=FORMATS, help="Format of SRC.  [default: by its content]")
+@click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]")
+@click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]")
+@click.option(
+    "--to-layout", metavar="NAME|FILE.toml", help="Layout of DST.  [default: torchvision, or keras-applications for h5]"
+)
+@click.option(
+    "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
+    default="keep",
+    help="Keep the dtype, or round every tensor to another.",
+)
+@click.option("--verify/--no-verify", default=True, help="Run both frameworks and compare their outputs.")
+@comparing
+@click.option("--force", is_flag=True, help="Replace DST where it exists.")
+@as_json
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path), required=False)
+def convert(as_json: bool, **options: Any) -> None:
+    """Convert the weights in SRC to DST, and check that both frameworks compute the same with them.
+
+    Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
+    A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
+    """
+    from denseport.conversion import convert as run
+
+    with text.sign_of_life("converting" + (" and running both frameworks" if options["verify"] else "")):
+        report = _reported(lambda: run(**options), as_json)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    _print(report.to_dict(), as_json, text.conversion)
+
+
+@cli.command()
+@comparing
+@click.option("--layout-a", metavar="NAME|FILE.toml", help="Layout of A.  [default: detected]")
+@click.option("--layout-b", metavar="NAME|FILE.toml", help="Layout of B.  [default: detected]")
+@as_json
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+def verify(as_json: bool, **options: Any) -> None:
+    """Run A and B, each in a framework of its own, and compare their outputs."""
+    from denseport.parity import verify as run
+
+    with text.sign_of_life("running both frameworks"):
+        report = run(**options)
+    _print(report.to_dict(), as_json, text.parity)
+    if not report.passed:
+        sys.exit(VerificationError.exit_code)
+
+
+@cli.command()
+@click.option("--layout", metavar="NAME|FILE.toml", help="Layout of FILE.  [default: detected]")
+@as_json
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(as_json: bool, file: Path, layout: str | None) -> None:
+    """Say what FILE holds, and whether it can be converted."""
+    from denseport.inspection import inspect as run
+
+    _print(run(file, layout=layout).to_dict(), as_json, text.inspection)
+
+
+@cli.command()
+@as_json
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+def diff(as_json: bool, a: Path, b: Path) -> None:
+    """Compare A and B tensor by tensor, across formats and layouts."""
+    from denseport.difference import diff as run
+
+    difference = run(a, b)
+    _print(difference.to_dict(), as_json, text.difference)
+    if difference.different:
+        sys.exit(1)
+
+
+@cli.command()
+@as_json
+def layouts(as_json: bool) -> None:
+    """List the layouts that are known."""
+    from denseport.layouts import known_layouts
+
+    known = [
+        {"name": layout.name, "title": layout.title, "frameworks": [framework.name for framework in layout.frameworks]}
+        for layout in known_layouts().values()
+    ]
+    _print({"layouts": known}, as_json, lambda plain: [f"{row['name']:24}{row['title']}" for row in plain["layouts"]])
+
+
+def _reported(run: Callable[[], Any], as_json: bool) -> Any:
+    """The report of a conversion; where it fails with a report, scripts get that one too."""
+    try:
+        return run()
+    except VerificationError as error:
+        if as_json and error.report is not None:
+            click.echo(json.dumps(error.report.to_dict()))
+        raise
+
+
+def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
+    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
+
+
+def main() -> NoReturn:
+    """Runs the command line; every expected failure becomes one line on stderr and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except DenseportError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message().replace("\n", " "), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; nothing was written", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"denseport: {message}", err=True)
+    sys.exit(exit_code)

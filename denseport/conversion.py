@@ -1,0 +1,242 @@
+"""The whole way of a conversion: read, detect, translate, write, read back, compare, run both, put in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from denseport import formats, layouts
+from denseport.architecture import parameters
+from denseport.checkpoint import Checkpoint, dtype_of
+from denseport.config import DenseNetConfig
+from denseport.errors import FormatError, LayoutError, UsageError
+from denseport.layouts.frameworks import TORCH, Framework
+from denseport.layouts.translate import COUNTERS, counters_to_text
+from denseport.loading import opened
+from denseport.output import confirm, replacing
+from denseport.parity.report import ParityReport
+
+DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
+NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras"}
+DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5"}
+COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
+
+Dtype = Literal["keep", "float32", "float16", "bfloat16"]
+Head = Literal["keep", "drop"]
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        source: The file that was read.
+        source_sha256: Its hash.
+        source_format: Its format; `source_layout` its layout.
+        target: The file that was written.
+        target_format: Its format; `target_layout` its layout.
+        variant: The architecture's name, or its parameters in words.
+        config: The architecture with its traits.
+        tensors: How many tensors were written; each was read back and is equal bit by bit to what the source holds.
+        parameters: How many trainable parameters there are.
+        dtype: The dtypes that were written.
+        notes: What a user should know: prefixes taken off, a head under another name, a layout that stood in.
+        parity: The comparison of both frameworks' outputs, or None where it was not asked for.
+        seconds: Wall time.
+    """
+
+    source: str
+    source_sha256: str
+    source_format: str
+    source_layout: str
+    target: str
+    target_format: str
+    target_layout: str
+    variant: str
+    config: DenseNetConfig
+    tensors: int
+    parameters: int
+    dtype: str
+    notes: tuple[str, ...]
+    parity: ParityReport | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return plain | {
+            "config": self.config.to_dict(),
+            "notes": list(self.notes),
+            "parity": self.parity.to_dict() if self.parity else None,
+        }
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path | None = None,
+    *,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    from_layout: str | Path | None = None,
+    to_layout: str | Path | None = None,
+    head: Head = "keep",
+    dtype: Dtype = "keep",
+    verify: bool = True,
+    device: str = "auto",
+    tolerance: float | None = None,
+    inputs: str | Path | None = None,
+    force: bool = False,
+) -> ConversionReport:
+    """Converts a DenseNet's weights from one file to another; nothing is at `dst` unless every check has passed.
+
+    Args:
+        src: The file to read.
+        dst: The file to write; None gives `src` the suffix of `to_format`.
+        from_format: `pth`, `h5` or `safetensors`, where the content is to be held to it.
+        to_format: The same for `dst`; None goes by its suffix.
+        from_layout: A layout's name or TOML file, where it is not to be detected.
+        to_layout: The same for `dst`; None takes `torchvision` for pth and safetensors, `keras-applications` for h5,
+            and `denseport` where that one cannot express the architecture.
+        head: `drop` leaves the classifier out.
+        dtype: `keep`, or the floating-point dtype to round every tensor to.
+        verify: Whether both frameworks run their file and their outputs are compared. Every tensor is read back and
+            compared bit by bit in any case.
+        device: Where they run: `auto`, `cpu`, `cuda` or `cuda:N`.
+        tolerance: The largest relative error of the outputs that passes; None takes 1e-5.
+        inputs: A npz file with `images` (N, *spatial, C), and perhaps `labels`, to compare on.
+        force: Whether an existing `dst` may be replaced.
+
+    Raises:
+        FormatError: `src` is broken, or `dst` cannot hold such tensors.
+        LayoutError: `src` fits no layout, or `to_layout` cannot express it.
+        UsageError: Options or paths cannot be used.
+        FrameworkMissingError: `verify` is set and a framework is not installed.
+        VerificationError: What was written differs from what was read, or the outputs are too far apart.
+    """
+    started = time.perf_counter()
+    source = Path(src)
+    target, to_format = target_path(source, dst, to_format)
+    if verify:
+        from denseport import parity
+
+        parity.require_frameworks()
+    with (
+        opened(source, from_layout, from_format) as (checkpoint, found),
+        replacing(target, force=force) as temporary,
+        ThreadPoolExecutor(1) as background,
+    ):
+        before = _identity(source)
+        hashed = background.submit(_sha256, source)
+        layout, notes = _target_layout(found, to_format, to_layout, head)
+        weights = layouts.to_canonical(checkpoint, found)
+        weights = weights.without_head() if head == "drop" else weights
+        weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
+        framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
+        tensors = layouts.from_canonical(weights, layout, framework)
+        metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
+        formats.write(tensors, metadata, temporary, to_format)
+        confirm(tensors, temporary)
+        if _identity(source) != before:
+            raise FormatError(f"{source}: changed while it was read; run the conversion again")
+        report = ConversionReport(
+            source=str(source),
+            source_sha256=hashed.result(),
+            source_format=checkpoint.format,
+            source_layout=found.layout.name,
+            target=str(target),
+            target_format=to_format,
+            target_layout=layout.name,
+            variant=weights.config.variant,
+            config=weights.config,
+            tensors=len(tensors),
+            parameters=parameters(weights.config),
+            dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
+            notes=(*found.notes(checkpoint), *notes),
+            parity=None,
+            seconds=time.perf_counter() - started,
+        )
+        if verify:
+            compared = parity.verify(
+                source,
+                temporary,
+                layout_a=from_layout,
+                layout_b=to_layout,
+                device=device,
+                tolerance=tolerance,
+                inputs=inputs,
+                head=head,
+            ).about(target)
+            report = dataclasses.replace(report, parity=compared, seconds=time.perf_counter() - started)
+            compared.raise_if_failed(report)
+    return report
+
+
+def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
+    """The file to write and its format, from what the user gave of the two.
+
+    Raises:
+        UsageError: Neither says the format.
+    """
+    if dst is not None:
+        return Path(dst), to_format or formats.by_suffix(Path(dst))
+    if to_format is None:
+        raise UsageError(f"{source}: nothing says what to convert it to; give a target file, or --to")
+    stem = next((source.name[: -len(suffix)] for suffix in COMPOUND_SUFFIXES if source.name.endswith(suffix)), None)
+    return source.with_name((stem or source.stem) + DEFAULT_SUFFIX[to_format]), to_format
+
+
+def _target_layout(
+    found: layouts.Detection, to_format: str, to_layout: str | Path | None, head: Head
+) -> tuple[layouts.Layout, list[str]]:
+    """The layout to write, and what to say of the choice.
+
+    Raises:
+        LayoutError: The layout that was asked for cannot express the architecture.
+    """
+    config = found.config
+    layout = layouts.find_layout(to_layout or DEFAULT_LAYOUT[to_format])
+    reason = layout.cannot_build(config) or layout.differs(config.traits)
+    notes = []
+    if reason and to_layout is not None:
+        raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
+    if reason:
+        layout = layouts.find_layout("denseport")
+        notes.append(f"written in layout denseport, since {reason}")
+    if head == "drop" and config.num_classes is not None:
+        notes.append("the classifier was left out: a model that has one will not load this file strictly")
+    return layout, notes
+
+
+def _metadata(
+    checkpoint: Checkpoint, weights: layouts.Weights, layout: layouts.Layout, framework: Framework, sha256: str
+) -> dict[str, str]:
+    """The strings that travel with the weights: those of the source, and what this conversion knows."""
+    traits = weights.config.replace(**layout.traits).traits
+    metadata = {
+        **checkpoint.metadata,
+        "format": "pt" if framework is TORCH else framework.name,
+        "layout": layout.name,
+        "variant": weights.config.variant,
+        "source_sha256": sha256,
+        "traits": json.dumps(dataclasses.asdict(traits)),
+    }
+    metadata.pop(COUNTERS, None)
+    counts = "" if framework.counter and layout.counters else counters_to_text(weights)
+    return {**metadata, COUNTERS: counts} if counts else metadata
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,98 @@
+"""Two files compared tensor by tensor, across formats and layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from denseport import formats, layouts
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.errors import LayoutError
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor that is not the same in both files.
+
+    Attributes:
+        name: Its canonical name, or its own where the two files were compared by their own names.
+        kind: `only in a`, `only in b`, `shape`, `dtype` (the values are equal) or `values`.
+        a: Shape and dtype in the first file, or "".
+        b: Shape and dtype in the second file, or "".
+        largest: max|a - b| where the values differ, NaN where either is NaN, else None.
+    """
+
+    name: str
+    kind: str
+    a: str
+    b: str
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two files do not have in common.
+
+    Attributes:
+        a: The first file.
+        b: The second file.
+        by_layout: Whether tensors were matched by canonical name; else by the names in the files.
+        same: How many tensors are equal bit by bit.
+        different: Those that are not.
+    """
+
+    a: str
+    b: str
+    by_layout: bool
+    same: int
+    different: tuple[TensorDifference, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"equal": not self.different, **dataclasses.asdict(self)}
+
+
+def diff(a: str | Path, b: str | Path) -> Difference:
+    """Compares two files' tensors by their canonical names and axes, or by their own where either fits no layout.
+
+    Raises:
+        UsageError, FormatError: A file is not there or cannot be read.
+    """
+    with formats.read(Path(a)) as first, formats.read(Path(b)) as second:
+        canonical = _canonical(first), _canonical(second)
+        by_layout = canonical[0] is not None and canonical[1] is not None
+        ours = canonical[0] if by_layout and canonical[0] else first.tensors
+        theirs = canonical[1] if by_layout and canonical[1] else second.tensors
+        different = [difference for name in {**ours, **theirs} if (difference := _compare(name, ours, theirs))]
+        same = len(ours.keys() | theirs.keys()) - len(different)
+        return Difference(str(a), str(b), by_layout, same, tuple(different))
+
+
+def _canonical(checkpoint: Checkpoint) -> Mapping[str, Tensor] | None:
+    try:
+        return layouts.to_canonical(checkpoint, layouts.detect(checkpoint)).tensors
+    except LayoutError:
+        return None
+
+
+def _compare(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> TensorDifference | None:
+    a, b = ours.get(name), theirs.get(name)
+    if a is None or b is None:
+        return TensorDifference(name, "only in b" if a is None else "only in a", _describe(a), _describe(b))
+    if a.shape != b.shape:
+        return TensorDifference(name, "shape", _describe(a), _describe(b))
+    if a.same_bits(b):
+        return None
+    wide = a.read().astype(np.float64), b.read().astype(np.float64)
+    if a.dtype != b.dtype and np.array_equal(*wide, equal_nan=True):
+        return TensorDifference(name, "dtype", _describe(a), _describe(b))
+    return TensorDifference(name, "values", _describe(a), _describe(b), float(np.abs(wide[0] - wide[1]).max()))
+
+
+def _describe(tensor: Tensor | None) -> str:
+    return "" if tensor is None else f"{tensor.dtype} {tensor.shape}"

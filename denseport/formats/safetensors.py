@@ -1,0 +1,163 @@
+"""The safetensors container: a JSON header, then the tensors' bytes.
+
+Read and written here rather than by the library of that name, which holds every tensor in memory to write a file;
+this streams one at a time, and holds each rule of the format to account with the tensor's name.
+Source: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.errors import FormatError, quoted
+
+# The library allows 100 MB; a DenseNet's header is some 150 KB, and JSON takes many times its size in memory.
+MAX_HEADER_BYTES = 16 << 20
+
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+
+def read(path: Path) -> Checkpoint:
+    """The tensors and metadata of a safetensors file; values are views over the mapped file.
+
+    Raises:
+        FormatError: A rule of the format is broken: the header's bounds or JSON, a duplicate name, a dtype, a shape
+            that does not account for its bytes, an overlap, a hole, or bytes that belong to no tensor.
+    """
+
+    def broken(why: str) -> FormatError:
+        return FormatError(f"{path}: {why}; the file is damaged or was not written by safetensors: get it again")
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length_bytes = file.read(8)
+        if len(length_bytes) < 8:
+            raise broken("is too short for a header")
+        (length,) = struct.unpack("<Q", length_bytes)
+        if length > MAX_HEADER_BYTES or length > size - 8:
+            raise broken(f"its header claims {length} bytes")
+        text = file.read(length)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise broken(f"its header is no JSON object with unique names ({quoted(error)})") from None
+    if not isinstance(header, dict):
+        raise broken("its header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise broken("its __metadata__ is no table of strings")
+
+    start, tensors, ranges = 8 + length, {}, []
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(name, entry, broken)
+        if not 0 <= begin <= end <= size - start:
+            raise broken(f"tensor {quoted(name)} lies outside the file")
+        if math.prod(shape) * dtype.itemsize != end - begin:
+            raise broken(f"tensor {quoted(name)} of shape {quoted(shape)} does not fill its {end - begin} bytes")
+        ranges.append((begin, end, name))
+        values = partial(_values, mapped, dtype, shape, start + begin)
+        tensors[name] = Tensor(dtype.newbyteorder("="), shape, values)
+    at = 0
+    for begin, end, name in sorted(ranges):
+        if begin != at:
+            kind = "overlaps the tensor before it" if begin < at else "leaves a hole before it"
+            raise broken(f"tensor {quoted(name)} {kind}")
+        at = end
+    if at != size - start:
+        raise broken(f"{size - start - at} bytes at its end belong to no tensor")
+    return Checkpoint(tensors, metadata, "safetensors", "safetensors", path, close=partial(_close, mapped))
+
+
+def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Writes tensors in the order given, one at a time in memory; wide dtypes come first in the data, for alignment.
+
+    Raises:
+        FormatError: The format has no such dtype.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header |= dict.fromkeys(tensors)
+    offset = 0
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+    for name, tensor in ordered:
+        code = _dtype_name(name, tensor.dtype, path)
+        span = [offset, offset + tensor.nbytes]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": span}
+        offset = span[1]
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)))
+        file.write(text)
+        for _, tensor in ordered:
+            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+
+
+def _entry(name: str, entry: object, broken: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    """The dtype, shape and byte range of one header entry."""
+    match entry:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
+            if all(type(side) is int and 0 <= side < 1 << 48 for side in shape) and len(shape) <= 32:
+                return _dtype(name, code, broken), tuple(shape), begin, end
+    raise broken(f"tensor {quoted(name)} has no proper dtype, shape and data_offsets")
+
+
+def _dtype(name: str, code: str, broken: Any) -> np.dtype[Any]:
+    if code == "BF16":
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    if code not in DTYPES:
+        raise broken(f"tensor {quoted(name)} has dtype {quoted(code)}, which DenseNets are not stored in")
+    return np.dtype(DTYPES[code])
+
+
+def _dtype_name(name: str, dtype: np.dtype[Any], path: Path) -> str:
+    if dtype.name == "bfloat16":
+        return "BF16"
+    if dtype not in DTYPE_NAMES:
+        raise FormatError(f"{path}: safetensors cannot hold {quoted(name)} of dtype {dtype}; give --dtype float32")
+    return DTYPE_NAMES[dtype]
+
+
+def _values(mapped: mmap.mmap, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
+    array = np.frombuffer(mapped, dtype, math.prod(shape), offset).reshape(shape)
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return table
+
+
+def _close(mapped: mmap.mmap) -> None:
+    with suppress(BufferError):  # arrays that a caller still holds keep the mapping alive until they are gone
+        mapped.close()

@@ -1,0 +1,91 @@
+"""What is in a file, DenseNet or not, and whether it can be converted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denseport import formats, layouts
+from denseport.architecture import parameters
+from denseport.config import DenseNetConfig
+from denseport.errors import LayoutError
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds.
+
+    Attributes:
+        file: The file.
+        format: Its format; `container` says which kind and version.
+        tensors: How many tensors it holds, and `values` how many numbers in all of them.
+        dtypes: The dtypes that occur.
+        wrapper: Where in the file the tensors stand, or "".
+        others: What else it holds, by name.
+        metadata: The strings that travel with the weights.
+        layout: The layout that was detected, or "".
+        framework: Whose parameter names and axes the tensors have, or "".
+        variant: The architecture's name, or its parameters in words, or "".
+        config: The architecture with its traits, or None.
+        parameters: How many trainable parameters the architecture has, or None.
+        notes: What a user should know of how the tensors were found.
+        problem: Why the file cannot be converted, or "".
+    """
+
+    file: str
+    format: str
+    container: str
+    tensors: int
+    values: int
+    dtypes: tuple[str, ...]
+    wrapper: str
+    others: tuple[str, ...]
+    metadata: dict[str, str]
+    layout: str = ""
+    framework: str = ""
+    variant: str = ""
+    config: DenseNetConfig | None = None
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection:
+    """Says what a file holds, reading names, shapes and dtypes but no values.
+
+    Raises:
+        UsageError: There is no such file.
+        FormatError: It is broken, hostile, or of no known format.
+    """
+    with formats.read(Path(path)) as checkpoint:
+        inspection = Inspection(
+            file=str(path),
+            format=checkpoint.format,
+            container=checkpoint.container,
+            tensors=len(checkpoint.tensors),
+            values=sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+            dtypes=checkpoint.dtypes,
+            wrapper=checkpoint.wrapper,
+            others=checkpoint.others,
+            metadata=dict(checkpoint.metadata),
+        )
+        try:
+            found = layouts.detect(checkpoint, layout)
+        except LayoutError as error:
+            return dataclasses.replace(inspection, problem=str(error).removeprefix(f"{path}: "))
+        return dataclasses.replace(
+            inspection,
+            layout=found.layout.name,
+            framework=found.framework.name,
+            variant=found.config.variant,
+            config=found.config,
+            parameters=parameters(found.config),
+            notes=tuple(found.notes(checkpoint)),
+        )

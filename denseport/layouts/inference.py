@@ -1,0 +1,87 @@
+"""The configuration of a DenseNet from the shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from denseport.config import DenseNetConfig, Traits
+from denseport.errors import LayoutError
+
+Shape = tuple[int, ...]
+LAYER = re.compile(r"block(\d+)\.layer(\d+)\.")
+MAX_LAYERS = 4096
+MAX_BLOCKS = 64
+
+
+def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any], traits: Traits) -> DenseNetConfig:
+    """The configuration that canonical names and shapes come from.
+
+    Where tensors disagree, the value that most of them have is taken, so that comparing with
+    `architecture.shapes` afterwards names the few that are wrong. `architecture` holds what the layout knows;
+    it overrides what presence would suggest, so that a tensor the layout must have is missed and not explained away.
+
+    Raises:
+        LayoutError: There is no stem convolution or no dense layer, or the numbers are beyond any DenseNet.
+    """
+    stems = sorted((name, shape) for name, shape in shapes.items() if re.fullmatch(r"stem\.conv\d*\.weight", name))
+    if not stems or len(stems[0][1]) < 3:
+        raise LayoutError("there is no stem convolution")
+    layers_of_block: dict[int, int] = {}
+    for name in shapes:
+        if found := LAYER.match(name):
+            block, layer = int(found[1]), int(found[2])
+            layers_of_block[block] = max(layer, layers_of_block.get(block, 0))
+    blocks = max(layers_of_block, default=0)
+    if not 0 < blocks <= MAX_BLOCKS or sum(layers_of_block.values()) > MAX_LAYERS:
+        raise LayoutError("there is no dense layer" if not blocks else "there are more blocks or layers than nets have")
+    if empty := [block for block in range(1, blocks + 1) if block not in layers_of_block]:
+        raise LayoutError(f"dense block {empty[0]} has no layer, though block {blocks} has")
+
+    bottleneck = any(LAYER.match(name) and name.endswith(".conv2.weight") for name in shapes)
+    growth_conv = "conv2" if bottleneck else "conv1"
+    growth_rate = _usual(shape[0] for name, shape in _layer_tensors(shapes, f"{growth_conv}.weight"))
+    if growth_rate is None:
+        raise LayoutError("no dense layer has its 3x3 convolution")
+    transition_widths = []
+    for t in range(1, blocks):
+        kernel, next_norm = shapes.get(f"transition{t}.conv.weight"), shapes.get(f"block{t + 1}.layer1.norm1.weight")
+        if not (kernel or next_norm):
+            raise LayoutError(f"transition {t} has no convolution")
+        transition_widths.append((kernel or next_norm or (0,))[0])
+    classifier = shapes.get("head.classifier.weight")
+    present: dict[str, Any] = {
+        "dimensions": len(stems[0][1]) - 2,
+        "stem_kernel": stems[0][1][-1],
+        "stem_norm": any(name.startswith("stem.norm") for name in shapes),
+        "bottleneck_norm": any(LAYER.match(name) and ".norm2." in name for name in shapes),
+        "final_norm": any(name.startswith("head.norm.") for name in shapes),
+        "conv_bias": "stem.conv.bias" in shapes or "stem.conv1.bias" in shapes,
+    }
+    return DenseNetConfig(
+        growth_rate=growth_rate,
+        block_config=tuple(layers_of_block[block] for block in range(1, blocks + 1)),
+        stem_widths=tuple(shape[0] for _, shape in stems),
+        bottleneck_width=_usual(shape[0] for _, shape in _layer_tensors(shapes, "conv1.weight"))
+        if bottleneck
+        else None,
+        transition_widths=tuple(transition_widths),
+        in_channels=stems[0][1][1],
+        num_classes=classifier[0] if classifier else None,
+        traits=traits,
+        **{**present, **architecture},
+    )
+
+
+def _layer_tensors(shapes: Mapping[str, Shape], ending: str) -> Iterable[tuple[str, Shape]]:
+    return (
+        (name, shape) for name, shape in shapes.items() if shape and name.endswith(f".{ending}") and LAYER.match(name)
+    )
+
+
+def _usual(values: Iterable[int]) -> int | None:
+    """The most common value, the first of those where several are, or None where there is none."""
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None

@@ -1,0 +1,75 @@
+"""Name templates with indices, `features.denseblock{b}.denselayer{l}.norm1`, that read in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from denseport.errors import LayoutError, quoted
+
+PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9])?\}")
+CANONICAL_INDEX = re.compile(r"(block|layer|transition|stem\.conv|stem\.norm)([1-9][0-9]*)")
+LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "stem.norm": "s"}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A name in which `{b}`, `{l}`, `{t}` and `{s}` stand for the number of a block, layer, transition or stem layer.
+
+    `{b+1}` and `{l-1}` shift the number; canonical numbers count from 1.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        literals = PLACEHOLDER.split(self.text)
+        if re.search(r"[{}]", "".join(literals[::3])):
+            raise LayoutError(f"the template {quoted(self.text)} has a brace that is no {{b}}, {{l}}, {{t}} or {{s}}")
+        if len(set(literals[1::3])) != len(literals[1::3]):
+            raise LayoutError(f"the template {quoted(self.text)} has the same index twice")
+        if any(not literal or literal[0].isdigit() for literal in literals[3:-1:3]):
+            raise LayoutError(
+                f"the template {quoted(self.text)} needs something other than a digit between two indices"
+            )
+
+    @property
+    def letters(self) -> frozenset[str]:
+        """The letters of its indices."""
+        return frozenset(letter for letter, _ in PLACEHOLDER.findall(self.text))
+
+    def format(self, indices: Mapping[str, int]) -> str:
+        """The name for the given canonical indices."""
+        return PLACEHOLDER.sub(lambda found: str(indices[found[1]] + int(found[2] or 0)), self.text)
+
+    @cached_property
+    def pattern(self) -> str:
+        """A regular expression without groups; it cannot backtrack, since a literal divides any two indices."""
+        literals = PLACEHOLDER.split(self.text)[::3]
+        return r"(?:0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals)
+
+    def indices(self, name: str) -> dict[str, int] | None:
+        """The canonical indices in a name of this template, or None where it is not one or counts from too low."""
+        found = self._grouped.fullmatch(name)
+        if found is None:
+            return None
+        placed = zip(PLACEHOLDER.findall(self.text), found.groups(), strict=True)
+        indices = {letter: int(number) - int(shift or 0) for (letter, shift), number in placed}
+        return indices if all(index >= 1 for index in indices.values()) else None
+
+    @cached_property
+    def _grouped(self) -> re.Pattern[str]:
+        return re.compile(self.pattern.replace("(?:0|", "(0|"))
+
+
+def canonical_template(layer: str) -> tuple[str, dict[str, int]]:
+    """A canonical layer name as template and indices: `block1.layer3.norm1` gives `block{b}.layer{l}.norm1`."""
+    indices: dict[str, int] = {}
+
+    def placeholder(found: re.Match[str]) -> str:
+        letter = LETTERS[found[1]]
+        indices[letter] = int(found[2])
+        return f"{found[1]}{{{letter}}}"
+
+    return CANONICAL_INDEX.sub(placeholder, layer), indices

@@ -1,0 +1,93 @@
+"""From a file to weights, and to a live twin in either framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from denseport import formats, layouts
+from denseport.checkpoint import Checkpoint, dtype_of
+from denseport.layouts.frameworks import KERAS
+
+if TYPE_CHECKING:
+    import keras
+    import torch
+
+
+def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
+    """The tensors of a file under the names they have there, read when they are needed, and its metadata.
+
+    Raises:
+        UsageError: There is no such file.
+        FormatError: It is broken, hostile, of no known format, or not of `format`.
+    """
+    return formats.read(Path(path), format)
+
+
+@contextmanager
+def opened(
+    path: Path,
+    layout: str | Path | None = None,
+    format: str | None = None,  # noqa: A002 - the option's name
+) -> Iterator[tuple[Checkpoint, layouts.Detection]]:
+    """A file's checkpoint with its layout; closed when the block ends.
+
+    Raises:
+        FormatError: The file cannot be read.
+        LayoutError: No layout fits, or several do.
+    """
+    with formats.read(path, format) as checkpoint:
+        yield checkpoint, layouts.detect(checkpoint, layout)
+
+
+def load_torch(
+    path: str | Path,
+    *,
+    layout: str | Path | None = None,
+    head: Literal["keep", "drop"] = "keep",
+    dtype: str = "float32",
+    rounded: str | None = None,
+) -> torch.nn.Module:
+    """The PyTorch twin with a file's weights, in eval mode on the CPU; any supported format and layout.
+
+    Args:
+        path: The file.
+        layout: Its layout, where it is not to be detected.
+        head: `drop` leaves the classifier out; the twin then returns pooled features.
+        dtype: The dtype to compute in.
+        rounded: A dtype to round the weights to first, as a file of that dtype would hold them.
+
+    Raises:
+        FormatError, LayoutError: The file cannot be read, or is no DenseNet of a known layout.
+        FrameworkMissingError: torch is not installed.
+    """
+    from denseport.models import pytorch
+
+    with opened(Path(path), layout) as (checkpoint, found):
+        weights = _weights(checkpoint, found, head, rounded)
+        return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype=dtype)
+
+
+def load_keras(
+    path: str | Path,
+    *,
+    layout: str | Path | None = None,
+    head: Literal["keep", "drop"] = "keep",
+    dtype: str = "float32",
+    rounded: str | None = None,
+) -> keras.Model:
+    """The Keras twin with a file's weights, on Keras' current backend; parameters and errors as for `load_torch`."""
+    from denseport.models import keras as twin
+
+    with opened(Path(path), layout) as (checkpoint, found):
+        weights = _weights(checkpoint, found, head, rounded)
+        tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
+        return twin.load(weights.config, {name: t.read() for name, t in tensors.items()}, dtype=dtype)
+
+
+def _weights(checkpoint: Checkpoint, found: layouts.Detection, head: str, rounded: str | None) -> layouts.Weights:
+    weights = layouts.to_canonical(checkpoint, found)
+    weights = weights.without_head() if head == "drop" else weights
+    return weights if rounded is None else weights.cast(dtype_of(rounded))

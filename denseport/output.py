@@ -1,0 +1,146 @@
+"""Writing a file whole or not at all: in a temporary folder beside the target, synced, then renamed into place."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from denseport import formats
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.errors import UsageError, VerificationError, listed
+
+MARK = ".denseport-"
+
+
+@contextmanager
+def replacing(target: Path, *, force: bool) -> Iterator[Path]:
+    """Yields a path to write to; when the block ends without an error, that file takes the target's place.
+
+    The path has the target's name, in a temporary folder beside it that is locked while it is in use, so that what a
+    killed process left behind can be told from a neighbour's work and is removed. A symbolic link is followed: the
+    file that it names is replaced, the link stays.
+
+    Raises:
+        UsageError: The target exists and `force` is not set, is no regular file, or its folder cannot be written to.
+    """
+    if os.path.lexists(target) and not force:
+        raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
+    try:
+        final = target.resolve()
+        if final.exists() and not final.is_file():
+            raise UsageError(f"{target}: is no regular file; give the name of a file to write")
+        if not final.parent.is_dir():
+            raise UsageError(f"{target}: the folder {final.parent} does not exist; make it first")
+        if final.exists() and not os.access(final, os.W_OK):
+            raise UsageError(f"{target}: is read-only; give another name, or make it writable")
+        _remove_leftovers(final)
+        folder, lock = _locked_folder(final)
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(target, error) from None
+    try:
+        temporary = folder / final.name
+        yield temporary
+        _sync(temporary)
+        if final.exists():
+            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+        if os.path.lexists(target) and not force:
+            raise UsageError(f"{target}: appeared while it was being written; give --force to replace it")
+        temporary.replace(final)
+        _sync(final.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Reads a file back and compares it with the tensors that were written to it, bit by bit.
+
+    Raises:
+        VerificationError: A name, shape, dtype or bit differs; the message names the tensors.
+    """
+    with formats.read(path) as written:
+        wrong = sorted(tensors.keys() ^ written.tensors.keys())
+        wrong += [
+            name
+            for name, tensor in tensors.items()
+            if name in written.tensors and not tensor.same_bits(written.tensors[name])
+        ]
+    if wrong:
+        raise VerificationError(
+            f"{path.name}: reading it back gave something else for {listed(wrong)}; is the disk sound?"
+        )
+
+
+def write(
+    checkpoint: Checkpoint,
+    path: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the option's name
+    force: bool = False,
+) -> None:
+    """Writes a checkpoint's tensors and metadata under the names they have, whole or not at all, and reads them back.
+
+    Args:
+        checkpoint: What to write.
+        path: The file; a name that ends in `.weights.h5` gives Keras 3's container, any other h5 name the legacy one.
+        format: `pth`, `h5` or `safetensors`; None goes by the suffix.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        UsageError: The file exists, or cannot be written.
+        FormatError: The format cannot hold such names or dtypes.
+        VerificationError: Reading back gave something else.
+    """
+    target = Path(path)
+    with replacing(target, force=force) as temporary:
+        formats.write(checkpoint.tensors, checkpoint.metadata, temporary, format or formats.by_suffix(target))
+        confirm(checkpoint.tensors, temporary)
+
+
+def _unwritable(target: Path, error: BaseException) -> UsageError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UsageError(f"{target}: cannot be written ({reason}); free space, or choose a folder you can write to")
+
+
+def _locked_folder(final: Path) -> tuple[Path, int]:
+    """A new folder beside the target, and a descriptor that holds its lock for as long as it is open.
+
+    The folder is locked and not the file in it, since HDF5 takes a lock of its own on the file.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{final.name[:150]}{MARK}", dir=final.parent))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.exists():
+                return folder, lock
+        os.close(lock)  # a neighbour took the new folder for a leftover before it was locked
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Removes temporary folders for this target that no living process has locked."""
+    for leftover in final.parent.glob(f".{glob.escape(final.name[:150])}{MARK}*"):
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""What every test can ask for: the fixtures' folder, and a fresh process for code that needs a framework."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of small trained DenseNets."""
+    return ROOT / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., Any]:
+    """Runs a file of tests/scripts in a process of its own, and returns the JSON that it prints last.
+
+    Frameworks never share a process: importing TensorFlow and then torchvision ends in a segmentation fault.
+    """
+
+    def run(name: str, *arguments: object, **environment: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests" / "scripts" / f"{name}.py", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **environment},
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        lines = done.stdout.strip().splitlines()
+        return json.loads(lines[-1]) if lines else None
+
+    return run
+
+
+@pytest.fixture
+def denseport() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line as a user does."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "denseport", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+
+    return run

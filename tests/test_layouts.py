@@ -1,0 +1,187 @@
+"""Every layout spells every net's tensors, is detected by them alone, and gives them back bit by bit."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from densenets import ALL, SMALL, canonical_weights, equal
+
+from denseport import LayoutError, translate
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.config import VARIANTS, DenseNetConfig
+from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
+from denseport.layouts.frameworks import KERAS, TORCH
+
+LAYOUTS = sorted(known_layouts())
+
+
+def spelled(config: DenseNetConfig, layout: str, framework: str | None = None) -> dict[str, np.ndarray]:
+    tensors = {name: Tensor.of(array) for name, array in canonical_weights(config).items()}
+    chosen = find_layout(layout)
+    written = from_canonical(Weights(config, tensors), chosen, chosen.framework_for(framework or ""))
+    return {name: tensor.read() for name, tensor in written.items()}
+
+
+def checkpoint(arrays: dict[str, np.ndarray], **facts: object) -> Checkpoint:
+    return Checkpoint({name: Tensor.of(array) for name, array in arrays.items()}, **facts)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("net", ALL)
+def test_a_layout_is_detected_with_its_configuration(layout: str, net: str) -> None:
+    found = detect(checkpoint(spelled(ALL[net], layout)))
+    assert found.layout.name == layout
+    assert found.config == ALL[net].replace(**find_layout(layout).traits)
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(LAYOUTS, 2)))
+@pytest.mark.parametrize("net", SMALL)
+def test_every_layout_translates_to_every_other_and_back(source: str, target: str, net: str) -> None:
+    there = translate(spelled(SMALL[net], source), source, target)
+    back = translate(there, target, source)
+    expected = spelled(SMALL[net], source, detect(checkpoint(there)).framework.name)
+    assert equal(back, expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_variants_have_the_tensors_that_torchvision_counts(variant: str) -> None:
+    entries = {"densenet121": 727, "densenet161": 967, "densenet169": 1015, "densenet201": 1207, "densenet264": 1591}
+    config = VARIANTS[variant]
+    assert len(spelled_names(config)) == entries[variant]
+
+
+def spelled_names(config: DenseNetConfig) -> list[str]:
+    tensors = {name: Tensor(np.dtype("f4"), (), lambda: np.zeros(())) for name in canonical_shapes(config)}
+    return list(from_canonical(Weights(config, tensors), find_layout("torchvision"), TORCH))
+
+
+def canonical_shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
+    from denseport.architecture import shapes
+
+    return shapes(config)
+
+
+def test_kernels_are_transposed_even_where_no_shape_would_show_it() -> None:
+    config = DenseNetConfig.bc(8, (3,), 16, 4, num_classes=40)
+    arrays = canonical_weights(config)
+    square = arrays["block1.layer3.conv1.weight"]
+    assert square.shape == (32, 32, 1, 1)
+    keras = translate(arrays, "denseport", "keras-applications")
+    np.testing.assert_array_equal(keras["conv2_block3_1_conv/kernel"][0, 0], square[:, :, 0, 0].T)
+    assert not np.array_equal(keras["conv2_block3_1_conv/kernel"][0, 0], square[:, :, 0, 0])
+    assert arrays["head.classifier.weight"].shape == (40, 40)
+    np.testing.assert_array_equal(keras["predictions/kernel"], arrays["head.classifier.weight"].T)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "module.model._orig_mod."]
+)
+def test_prefixes_are_taken_off_and_said(prefix: str) -> None:
+    arrays = {prefix + name: array for name, array in spelled(SMALL["three blocks"], "torchvision").items()}
+    read = checkpoint(arrays)
+    found = detect(read)
+    assert found.prefix == prefix
+    assert found.notes(read) == [f"the prefix {prefix} was taken off"]
+    assert to_canonical(read, found).tensors.keys() == canonical_weights(SMALL["three blocks"]).keys()
+
+
+def test_half_prefixed_names_are_refused_by_name() -> None:
+    arrays = spelled(SMALL["three blocks"], "torchvision")
+    names = list(arrays)
+    mixed = {f"module.{name}" if n > 12 else name: arrays[name] for n, name in enumerate(names)}
+    with pytest.raises(LayoutError, match=r"unexpected .*module\."):
+        detect(checkpoint(mixed))
+
+
+def test_a_head_beside_a_wrapped_body_is_found() -> None:
+    arrays = spelled(SMALL["three blocks"], "torchvision")
+    body = {f"backbone.{name}": array for name, array in arrays.items() if not name.startswith("classifier")}
+    head = {"fc.weight": arrays["classifier.weight"], "fc.bias": arrays["classifier.bias"]}
+    found = detect(checkpoint(body | head))
+    assert (found.prefix, found.head, found.config.num_classes) == ("backbone.", "fc", 10)
+
+
+def test_a_layer_that_is_no_head_is_refused() -> None:
+    arrays = spelled(SMALL["no classifier"], "torchvision")
+    arrays |= {"fc.weight": np.zeros((3, 5), np.float32), "fc.bias": np.zeros(3, np.float32)}
+    with pytest.raises(LayoutError, match=r"unexpected fc\.weight, fc\.bias"):
+        detect(checkpoint(arrays))
+
+
+def test_the_head_of_2018_is_read_and_todays_is_written() -> None:
+    arrays = spelled(SMALL["keras.applications' own"], "keras-applications-2")
+    old = {name.replace("predictions", "fc1000"): array for name, array in arrays.items()}
+    assert "fc1000/kernel" in old
+    assert equal(translate(old, None, "keras-applications-2"), arrays)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_all_named_at_once() -> None:
+    arrays = spelled(SMALL["three blocks"], "torchvision")
+    del arrays["features.norm5.running_var"]
+    arrays["features.extra.weight"] = np.zeros(3, np.float32)
+    arrays["features.transition1.conv.weight"] = arrays["features.transition1.conv.weight"][:, 1:]
+    with pytest.raises(LayoutError) as caught:
+        detect(checkpoint(arrays))
+    message = str(caught.value)
+    assert "nearest is torchvision" in message
+    assert "missing features.norm5.running_var" in message
+    assert "unexpected features.extra.weight" in message
+    assert "features.transition1.conv.weight (17, 33, 1, 1) should be (17, 34, 1, 1)" in message
+
+
+def test_at_most_twenty_names_are_listed_and_the_rest_counted() -> None:
+    arrays = spelled(ALL["densenet121"], "torchvision")
+    kept = {name: array for name, array in arrays.items() if "denseblock3" not in name or name.endswith("conv2.weight")}
+    with pytest.raises(LayoutError, match=r"and \d+ more") as caught:
+        detect(checkpoint(kept))
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "gone", ["features.norm5", "features.norm0", "classifier.bias", "features.denseblock2.denselayer1"]
+)
+def test_what_a_layout_must_have_is_missed_and_not_explained_away(gone: str) -> None:
+    arrays = spelled(SMALL["three blocks"], "torchvision")
+    kept = {name: array for name, array in arrays.items() if not name.startswith(gone)}
+    with pytest.raises(LayoutError, match="missing"):
+        detect(checkpoint(kept))
+
+
+def test_tensors_of_something_else_are_refused() -> None:
+    with pytest.raises(LayoutError, match=r"fits no layout, and none comes near: its tensors are called layer1\.0"):
+        detect(checkpoint({"layer1.0.conv1.weight": np.zeros((3, 3, 3, 3))}))
+
+
+def test_no_tensors_are_refused() -> None:
+    with pytest.raises(LayoutError, match="holds no tensors"):
+        detect(checkpoint({}))
+
+
+@pytest.mark.parametrize("net", ["three blocks", "keras.applications' own", "densenet121", "no classifier"])
+def test_layers_without_names_are_told_by_class_and_order(net: str) -> None:
+    config = ALL[net]
+    arrays = spelled(config, "keras-applications")
+    counts: dict[str, dict[str, int]] = {}
+    nameless = {}
+    for name, array in arrays.items():
+        layer, parameter = name.split("/")
+        parameters = {n.split("/")[1] for n in arrays if n.startswith(f"{layer}/")}
+        kind = "batch_normalization" if "gamma" in parameters else "dense" if "bias" in parameters else "conv2d"
+        number = counts.setdefault(kind, {}).setdefault(layer, len(counts.get(kind, {})))
+        nameless[f"{kind}_{number}/{parameter}"] = array
+    by_class = dict(sorted(nameless.items(), key=lambda item: item[0].split("_")[0]))
+    found = detect(checkpoint(by_class, nameless=True))
+    assert found.layout.name == "keras-applications"
+    roles = {role: nameless[name] for role, name in found.roles.items()}
+    expected = {role: arrays[name] for role, name in detect(checkpoint(arrays)).roles.items()}
+    assert equal(roles, expected)
+
+
+def test_both_frameworks_spellings_of_the_canonical_layout_are_told_apart() -> None:
+    names = canonical_weights(SMALL["three blocks"])
+    found = detect(checkpoint(names))
+    assert found.framework is TORCH
+    keras = spelled(SMALL["three blocks"], "denseport", "keras")
+    assert detect(checkpoint(keras)).framework is KERAS
