@@ -163,7 +163,8 @@ class DenseNetConfig:
     def replace(self, **changes: Any) -> DenseNetConfig:
         """A copy with other values; names of traits are understood as well."""
         traits = {name: changes.pop(name) for name in list(changes) if name in TRAIT_NAMES}
-        return dataclasses.replace(self, traits=dataclasses.replace(self.traits, **traits), **changes)
+        changes.setdefault("traits", dataclasses.replace(self.traits, **traits))
+        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, traits nested, ready for JSON."""

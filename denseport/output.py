@@ -14,7 +14,7 @@ from pathlib import Path
 
 from denseport import formats
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.errors import UsageError, VerificationError, listed
+from denseport.errors import DenseportError, UsageError, VerificationError, listed
 
 MARK = ".denseport-"
 
@@ -44,8 +44,8 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
         folder, lock = _locked_folder(final)
     except (OSError, RuntimeError) as error:
         raise _unwritable(target, error) from None
+    temporary = folder / final.name
     try:
-        temporary = folder / final.name
         yield temporary
         _sync(temporary)
         if final.exists():
@@ -56,6 +56,9 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
         _sync(final.parent)
     except OSError as error:
         raise _unwritable(target, error) from None
+    except DenseportError as error:
+        error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
@@ -75,9 +78,7 @@ def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
             if name in written.tensors and not tensor.same_bits(written.tensors[name])
         ]
     if wrong:
-        raise VerificationError(
-            f"{path.name}: reading it back gave something else for {listed(wrong)}; is the disk sound?"
-        )
+        raise VerificationError(f"{path}: reading it back gave something else for {listed(wrong)}; is the disk sound?")
 
 
 def write(

@@ -18,8 +18,11 @@ from hypothesis.extra import numpy as arrays_of
 from denseport import FormatError
 from denseport.checkpoint import Tensor
 from denseport.formats import safetensors as ours
+from denseport.formats import sniff
 
 DTYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "i1", "u1", "?", ml_dtypes.bfloat16]
+
+F4 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
 def values(path: Path) -> dict[str, np.ndarray]:
@@ -74,12 +77,19 @@ def test_files_of_the_library_are_read(tmp_path: Path) -> None:
     assert ours.read(tmp_path / "x.safetensors").metadata == {"format": "np"}
 
 
+@pytest.mark.parametrize("first_byte", [0x80, 0x50])
+def test_a_header_length_that_looks_like_a_pickle_or_a_zip_misleads_nobody(tmp_path: Path, first_byte: int) -> None:
+    text = json.dumps({"x": F4}).encode()
+    path = raw(tmp_path / "x", text + b" " * (first_byte - len(text)), b"\0" * 4)
+    assert path.read_bytes()[0] == first_byte
+    assert sniff(path) == "safetensors"
+
+
 def test_a_dtype_that_the_format_has_not_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="weird"):
         ours.write({"weird": Tensor.of(np.zeros(2, np.complex128))}, {}, tmp_path / "x.safetensors")
 
 
-F4 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 BROKEN = {
     "a header longer than the file": (struct.pack("<Q", 1 << 40) + b"{}", "claims"),
     "no room for a header": (b"\x01\x00", "too short"),

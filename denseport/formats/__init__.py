@@ -48,10 +48,11 @@ def sniff(path: Path) -> str:
         raise FormatError(f"{path}: the file is empty; copy or download it again")
     if head.startswith(HDF5_MAGIC):
         return "h5"
+    # A safetensors file starts with its header's length, whose first byte may be that of any other format.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
     if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
         return "pth"
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors"
     raise FormatError(
         f"{path}: starts with {quoted(head[:8])}, which is no zip or pickle (pth), HDF5 (h5) or safetensors file"
     )

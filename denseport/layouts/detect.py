@@ -108,6 +108,11 @@ def detect(checkpoint: Checkpoint, layout: str | Path | None = None) -> Detectio
             f"{file}: fits no layout, and none comes near: its tensors are called {names}; "
             "if it is a DenseNet, give --from-layout FILE.toml"
         )
+    if not nearest.matched:
+        raise LayoutError(
+            f"{file}: does not fit {nearest.layout.name}: {nearest.reason}, and its tensors are called "
+            f"{listed(checkpoint.tensors, 4)}; leave --from-layout out, or give the layout it has"
+        )
     relation = "does not fit" if layout is not None else "fits no layout; the nearest is"
     raise LayoutError(
         f"{file}: {relation} {nearest.layout.name}: {nearest.reason}; "

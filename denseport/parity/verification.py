@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from denseport.parity.report import FrameworkRun, ParityReport, compare
 TOLERANCE = 1e-5
 SEED = 20170128
 NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 OTHER = {"torch": "keras", "keras": "torch"}
 
 
@@ -93,6 +95,8 @@ def verify(
         FormatError, LayoutError: A file cannot be read, or the two are not the same architecture.
     """
     started = time.perf_counter()
+    if not DEVICE.fullmatch(device):
+        raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
     require_frameworks()
     sides = _sides(Path(a), Path(b), layout_a, layout_b, head)
     with tempfile.TemporaryDirectory(prefix="denseport-") as folder:
