@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from denseport.errors import UsageError as UsageError
     from denseport.errors import VerificationError as VerificationError
     from denseport.inspection import Inspection as Inspection
+    from denseport.inspection import derive as derive
     from denseport.inspection import inspect as inspect
     from denseport.layouts.translate import translate as translate
     from denseport.loading import load_keras as load_keras
@@ -49,6 +50,7 @@ _HOMES = {
     "UsageError": "errors",
     "VerificationError": "errors",
     "Inspection": "inspection",
+    "derive": "inspection",
     "inspect": "inspection",
     "translate": "layouts.translate",
     "load_keras": "loading",

@@ -69,7 +69,8 @@ def layers(config: DenseNetConfig) -> Iterator[Layer]:
     if config.final_norm:
         yield norm("head.norm", width)
     if config.num_classes is not None:
-        yield Layer("head.classifier", "dense", {"weight": (config.num_classes, width), "bias": (config.num_classes,)})
+        inputs = width * math.prod(config.head_shape)
+        yield Layer("head.classifier", "dense", {"weight": (config.num_classes, inputs), "bias": (config.num_classes,)})
 
 
 def stem_names(config: DenseNetConfig) -> list[str]:

@@ -62,6 +62,17 @@ def cli() -> None:
 @click.option(
     "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
 )
+@click.option("--classes", type=click.IntRange(1), metavar="N", help="Replace the classifier by one of N zero outputs.")
+@click.option(
+    "--allow-trait-mismatch",
+    is_flag=True,
+    help="Go on where the target layout computes something else with the same weights.",
+)
+@click.option(
+    "--compensate-epsilon",
+    is_flag=True,
+    help="Where epsilons differ, move the difference into the running variances.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
@@ -132,17 +143,47 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
         sys.exit(1)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @as_json
-def layouts(as_json: bool) -> None:
-    """List the layouts that are known."""
+@click.pass_context
+def layouts(context: click.Context, as_json: bool) -> None:
+    """List the layouts that are known; show one, or derive one from a file."""
     from denseport.layouts import known_layouts
 
+    if context.invoked_subcommand:
+        return
     known = [
         {"name": layout.name, "title": layout.title, "frameworks": [framework.name for framework in layout.frameworks]}
         for layout in known_layouts().values()
     ]
     _print({"layouts": known}, as_json, lambda plain: [f"{row['name']:24}{row['title']}" for row in plain["layouts"]])
+
+
+@layouts.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the layout NAME as a TOML file, a start for one of your own."""
+    from denseport.layouts import find_layout, known_text
+
+    click.echo(known_text(find_layout(name).name) if Path(name).suffix != ".toml" else Path(name).read_text(), nl=False)
+
+
+@layouts.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the layout there.  [default: stdout]")
+@click.option("--force", is_flag=True, help="Replace the output where it exists.")
+@click.argument("file", type=click.Path(path_type=Path))
+def derive(file: Path, output: Path | None, force: bool) -> None:
+    """Write a layout for FILE, a DenseNet whose names no known layout has."""
+    from denseport.inspection import derive as run
+
+    derived = run(file)
+    if output is None:
+        click.echo(derived, nl=False)
+        return
+    from denseport.output import replacing
+
+    with replacing(output, force=force) as temporary:
+        temporary.write_text(derived)
 
 
 def _reported(run: Callable[[], Any], as_json: bool) -> Any:

@@ -64,6 +64,7 @@ class DenseNetConfig:
         bottleneck_norm: Whether a normalisation and ReLU stand between a layer's 1x1 and 3x3 convolution.
         final_norm: Whether a normalisation follows the last block.
         conv_bias: Whether convolutions have a bias.
+        head_shape: The map's spatial shape where the classifier sees it flattened, or () where it sees the average.
         traits: What shapes cannot show.
     """
 
@@ -80,6 +81,7 @@ class DenseNetConfig:
     bottleneck_norm: bool = True
     final_norm: bool = True
     conv_bias: bool = False
+    head_shape: tuple[int, ...] = ()
     traits: Traits = Traits()
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class DenseNetConfig:
         compression: float = 0.5,
         **rest: Any,
     ) -> DenseNetConfig:
-        """A DenseNet-BC by the parameters of `torchvision.models.DenseNet`; `rest` are this class's own fields."""
+        """A DenseNet-BC by the parameters of `torchvision.models.DenseNet`; `rest` are fields or traits."""
         width, transition_widths = num_init_features, []
         for layers in block_config[:-1]:
             width = int((width + layers * growth_rate) * compression)
@@ -115,8 +117,7 @@ class DenseNetConfig:
             transition_widths=tuple(transition_widths),
             in_channels=in_channels,
             num_classes=num_classes,
-            **rest,
-        )
+        ).replace(**rest)
 
     @property
     def features(self) -> int:

@@ -86,7 +86,10 @@ def convert(
     from_layout: str | Path | None = None,
     to_layout: str | Path | None = None,
     head: Head = "keep",
+    classes: int | None = None,
     dtype: Dtype = "keep",
+    allow_trait_mismatch: bool = False,
+    compensate_epsilon: bool = False,
     verify: bool = True,
     device: str = "auto",
     tolerance: float | None = None,
@@ -104,7 +107,11 @@ def convert(
         to_layout: The same for `dst`; None takes `torchvision` for pth and safetensors, `keras-applications` for h5,
             and `denseport` where that one cannot express the architecture.
         head: `drop` leaves the classifier out.
+        classes: A number of classes: the classifier is replaced by one of zeros with that many outputs.
         dtype: `keep`, or the floating-point dtype to round every tensor to.
+        allow_trait_mismatch: Whether to go on where a net of `to_layout` computes something else with the same
+            weights. The outputs are then compared under the source's traits, and what the mismatch does is reported.
+        compensate_epsilon: Whether the running variances take up the difference where the layouts' epsilons differ.
         verify: Whether both frameworks run their file and their outputs are compared. Every tensor is read back and
             compared bit by bit in any case.
         device: Where they run: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -122,20 +129,27 @@ def convert(
     started = time.perf_counter()
     source = Path(src)
     target, to_format = target_path(source, dst, to_format)
+    head = head if classes is None else "drop"
     if verify:
         from denseport import parity
 
         parity.require_frameworks()
     with (
-        opened(source, from_layout, from_format) as (checkpoint, found),
+        opened(source, from_layout, from_format, head) as (checkpoint, found),
         replacing(target, force=force) as temporary,
         ThreadPoolExecutor(1) as background,
     ):
         before = _identity(source)
         hashed = background.submit(_sha256, source)
-        layout, notes = _target_layout(found, to_format, to_layout, head)
-        weights = layouts.to_canonical(checkpoint, found)
+        weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
+        layout, notes = _target_layout(weights.config, to_format, to_layout, allow_trait_mismatch, compensate_epsilon)
+        if head == "drop" and found.config.num_classes is not None:
+            notes.append("the classifier was left out: a model that has one will not load this file strictly")
+        if compensate_epsilon:
+            weights = weights.with_epsilon(layout.traits.get("epsilon", weights.config.traits.epsilon))
+        if classes is not None:
+            weights = weights.with_new_head(classes)
         weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
         framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
         tensors = layouts.from_canonical(weights, layout, framework)
@@ -171,6 +185,7 @@ def convert(
                 tolerance=tolerance,
                 inputs=inputs,
                 head=head,
+                same_traits=allow_trait_mismatch,
             ).about(target)
             report = dataclasses.replace(report, parity=compared, seconds=time.perf_counter() - started)
             compared.raise_if_failed(report)
@@ -192,32 +207,40 @@ def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> 
 
 
 def _target_layout(
-    found: layouts.Detection, to_format: str, to_layout: str | Path | None, head: Head
+    config: DenseNetConfig, to_format: str, to_layout: str | Path | None, allow_mismatch: bool, compensate: bool
 ) -> tuple[layouts.Layout, list[str]]:
     """The layout to write, and what to say of the choice.
 
     Raises:
-        LayoutError: The layout that was asked for cannot express the architecture.
+        LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
     """
-    config = found.config
     layout = layouts.find_layout(to_layout or DEFAULT_LAYOUT[to_format])
-    reason = layout.cannot_build(config) or layout.differs(config.traits)
-    notes = []
-    if reason and to_layout is not None:
-        raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
-    if reason:
-        layout = layouts.find_layout("denseport")
-        notes.append(f"written in layout denseport, since {reason}")
-    if head == "drop" and config.num_classes is not None:
-        notes.append("the classifier was left out: a model that has one will not load this file strictly")
-    return layout, notes
+    mismatches = layouts.mismatches(layout, config)
+    if compensate:
+        mismatches.pop("epsilon", None)
+    if reason := layout.cannot_build(config):
+        if to_layout is not None:
+            raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
+        return layouts.find_layout("denseport"), [f"written in layout denseport, since {reason}"]
+    if not mismatches:
+        return layout, []
+    if to_layout is None:
+        return layouts.find_layout("denseport"), [
+            f"written in layout denseport, since {'; '.join(mismatches.values())}"
+        ]
+    if allow_mismatch:
+        return layout, list(mismatches.values())
+    remedy = "choose --to-layout denseport, or go on with --allow-trait-mismatch"
+    if "epsilon" in mismatches:
+        remedy += ", or keep the function with --compensate-epsilon"
+    raise LayoutError(f"{'; '.join(mismatches.values())}; {remedy}")
 
 
 def _metadata(
     checkpoint: Checkpoint, weights: layouts.Weights, layout: layouts.Layout, framework: Framework, sha256: str
 ) -> dict[str, str]:
     """The strings that travel with the weights: those of the source, and what this conversion knows."""
-    traits = weights.config.replace(**layout.traits).traits
+    traits = weights.config.replace(**layout.traits_of(weights.config)).traits
     metadata = {
         **checkpoint.metadata,
         "format": "pt" if framework is TORCH else framework.name,

@@ -57,6 +57,20 @@ class Inspection:
         return dataclasses.asdict(self)
 
 
+def derive(path: str | Path) -> str:
+    """The TOML text of a layout that fits a DenseNet whose names no known layout has.
+
+    Raises:
+        UsageError: There is no such file.
+        FormatError: It cannot be read.
+        LayoutError: It is no DenseNet; the message names the first layer that breaks the pattern.
+    """
+    from denseport.layouts.derive import derive as derived
+
+    with formats.read(Path(path)) as checkpoint:
+        return derived(checkpoint)
+
+
 def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection:
     """Says what a file holds, reading names, shapes and dtypes but no values.
 

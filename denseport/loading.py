@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from denseport import formats, layouts
 from denseport.checkpoint import Checkpoint, dtype_of
+from denseport.config import Traits
 from denseport.layouts.frameworks import KERAS
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def opened(
     path: Path,
     layout: str | Path | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
+    head: Literal["keep", "drop"] = "keep",
 ) -> Iterator[tuple[Checkpoint, layouts.Detection]]:
     """A file's checkpoint with its layout; closed when the block ends.
 
@@ -39,7 +42,7 @@ def opened(
         LayoutError: No layout fits, or several do.
     """
     with formats.read(path, format) as checkpoint:
-        yield checkpoint, layouts.detect(checkpoint, layout)
+        yield checkpoint, layouts.detect(checkpoint, layout, head=head)
 
 
 def load_torch(
@@ -47,6 +50,7 @@ def load_torch(
     *,
     layout: str | Path | None = None,
     head: Literal["keep", "drop"] = "keep",
+    traits: Traits | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
 ) -> torch.nn.Module:
@@ -56,6 +60,7 @@ def load_torch(
         path: The file.
         layout: Its layout, where it is not to be detected.
         head: `drop` leaves the classifier out; the twin then returns pooled features.
+        traits: Traits to give to the twin instead of those of the file's layout.
         dtype: The dtype to compute in.
         rounded: A dtype to round the weights to first, as a file of that dtype would hold them.
 
@@ -65,8 +70,8 @@ def load_torch(
     """
     from denseport.models import pytorch
 
-    with opened(Path(path), layout) as (checkpoint, found):
-        weights = _weights(checkpoint, found, head, rounded)
+    with opened(Path(path), layout, head=head) as (checkpoint, found):
+        weights = _weights(checkpoint, found, head, traits, rounded)
         return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype=dtype)
 
 
@@ -75,19 +80,25 @@ def load_keras(
     *,
     layout: str | Path | None = None,
     head: Literal["keep", "drop"] = "keep",
+    traits: Traits | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
 ) -> keras.Model:
     """The Keras twin with a file's weights, on Keras' current backend; parameters and errors as for `load_torch`."""
     from denseport.models import keras as twin
 
-    with opened(Path(path), layout) as (checkpoint, found):
-        weights = _weights(checkpoint, found, head, rounded)
+    with opened(Path(path), layout, head=head) as (checkpoint, found):
+        weights = _weights(checkpoint, found, head, traits, rounded)
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
         return twin.load(weights.config, {name: t.read() for name, t in tensors.items()}, dtype=dtype)
 
 
-def _weights(checkpoint: Checkpoint, found: layouts.Detection, head: str, rounded: str | None) -> layouts.Weights:
+def _weights(
+    checkpoint: Checkpoint, found: layouts.Detection, head: str, traits: Traits | None, rounded: str | None
+) -> layouts.Weights:
     weights = layouts.to_canonical(checkpoint, found)
+    if traits is not None:
+        weights = weights.concatenated(traits.concatenation)
+        weights = replace(weights, config=weights.config.replace(traits=traits))
     weights = weights.without_head() if head == "drop" else weights
     return weights if rounded is None else weights.cast(dtype_of(rounded))

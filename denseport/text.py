@@ -101,6 +101,8 @@ def _parity_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(("", f"accuracy: {', '.join(both)}"))
         if comparison["rounding_error"] is not None:
             rows.append(("", f"rounding the weights moved the outputs by {comparison['rounding_error']:.1e}"))
+        if comparison["trait_error"] is not None:
+            rows.append(("", f"the target layout's own traits move the outputs by {comparison['trait_error']:.1e}"))
     return [*rows, *[("ran on", f"{run['version']}, {run['device']}") for run in runs]]
 
 

@@ -5,17 +5,60 @@ from __future__ import annotations
 import numpy as np
 
 from denseport.architecture import shapes
-from denseport.config import VARIANTS, DenseNetConfig
+from denseport.config import DenseNetConfig, Traits
 
-SMALL = {
-    "three blocks": DenseNetConfig.bc(8, (2, 3, 2), 18, num_classes=10),
-    "two classes, one channel": DenseNetConfig.bc(6, (2, 2, 2, 2), 10, 2, num_classes=2, in_channels=1),
-    "no classifier": DenseNetConfig.bc(4, (1, 2), 8, num_classes=None),
-    "one block": DenseNetConfig.bc(12, (3,), 24, num_classes=5),
-    "square kernels": DenseNetConfig.bc(8, (4, 2), 16, num_classes=28),
-    "keras.applications' own": DenseNetConfig.bc(32, (1, 1, 1, 1), 64, num_classes=7),
+CIFAR = {"stem_kernel": 3, "stem_norm": False, "stem_stride": 1, "stem_pool": "none"}
+IMAGENET_LAYOUTS = (
+    "torchvision",
+    "torchvision-0.2",
+    "keras-applications",
+    "keras-applications-2",
+    "keras-cv",
+    "keras-hub",
+    "titu1994",
+    "keras-contrib",
+    "flyyufelix",
+    "monai",
+    "gpleiss",
+    "denseport",
+)
+CIFAR_LAYOUTS = ("andreasveit", "kuangliu", "bearpaw", "titu1994", "keras-contrib", "gpleiss", "denseport")
+TUTORIAL = DenseNetConfig(
+    growth_rate=6,
+    block_config=(2, 3),
+    stem_widths=(10,),
+    bottleneck_width=6,
+    transition_widths=(14,),
+    num_classes=5,
+    bottleneck_norm=False,
+    final_norm=False,
+    conv_bias=True,
+    traits=Traits(epsilon=1e-3, padding="same", stem_pool="none", final_activation="none"),
+)
+
+# Small nets of every kind, and the layouts that have names for them.
+SMALL: dict[str, tuple[DenseNetConfig, tuple[str, ...]]] = {
+    "four blocks": (DenseNetConfig.bc(8, (2, 3, 1, 2), 18, num_classes=10), IMAGENET_LAYOUTS),
+    "one channel": (DenseNetConfig.bc(6, (2, 2, 2, 2), 10, 2, num_classes=2, in_channels=1), IMAGENET_LAYOUTS),
+    "no classifier": (DenseNetConfig.bc(4, (1, 2, 1, 1), 8, num_classes=None), IMAGENET_LAYOUTS),
+    "square kernels": (DenseNetConfig.bc(8, (3, 1, 1, 1), 16, num_classes=23), IMAGENET_LAYOUTS),
+    "flattened head": (
+        DenseNetConfig.bc(8, (2, 3, 1, 2), 18, num_classes=10, head_shape=(3, 3)),
+        tuple(layout for layout in IMAGENET_LAYOUTS if layout not in ("keras-cv", "keras-hub")),
+    ),
+    "CIFAR": (DenseNetConfig.bc(6, (2, 3, 2), 12, num_classes=10, **CIFAR), CIFAR_LAYOUTS),
+    "CIFAR without bottleneck": (
+        DenseNetConfig.bc(6, (2, 3, 2), 16, num_classes=10, **CIFAR).replace(bottleneck_width=None),
+        ("andreasveit", "bearpaw", "titu1994", "keras-contrib", "denseport"),
+    ),
+    "deep stem": (
+        DenseNetConfig.bc(8, (2, 2, 1, 1), 16, num_classes=7, stem_kernel=3).replace(stem_widths=(6, 10, 16)),
+        ("timm-deep", "denseport"),
+    ),
+    "3-D": (DenseNetConfig.bc(6, (2, 1), 10, num_classes=3, dimensions=3), ("monai", "denseport")),
+    "1-D": (DenseNetConfig.bc(6, (2, 1), 10, num_classes=3, dimensions=1), ("monai", "denseport")),
+    "tutorial": (TUTORIAL, ("tutorial", "denseport")),
 }
-ALL = {**SMALL, "densenet121": VARIANTS["densenet121"]}
 
 
 def canonical_weights(config: DenseNetConfig, seed: int = 0, dtype: str = "float32") -> dict[str, np.ndarray]:

@@ -175,7 +175,7 @@ def test_nan_and_inf_never_pass() -> None:
 def test_the_figure_is_relative_to_the_largest_logit() -> None:
     a = np.array([[100.0, -200.0], [1.0, 2.0]])
     b = a + np.array([[0.0, 0.0], [1.5, 0.0]])
-    found = compare(a, b, (2, 4, 4, 3), np.array([0, 1]), None)
+    found = compare(a, b, (2, 4, 4, 3), np.array([0, 1]))
     assert found.relative_error == 1.5 / 200
     assert found.top1_agreement == 0.5
     assert found.accuracy == (1.0, 0.5)

@@ -39,7 +39,9 @@ def sniff(path: Path) -> str:
     """
     try:
         if not path.is_file():
-            raise UsageError(f"{path}: is no file; check the path" if path.exists() else f"{path}: does not exist; check the path")
+            raise UsageError(
+                f"{path}: is no file; check the path" if path.exists() else f"{path}: does not exist; check the path"
+            )
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, quoted
+from denseport.formats.mapped_file import MappedFile
 
 # The library allows 100 MB; a DenseNet's header is some 150 KB, and JSON takes many times its size in memory.
 MAX_HEADER_BYTES = 16 << 20
@@ -53,18 +52,14 @@ def read(path: Path) -> Checkpoint:
     def broken(why: str) -> FormatError:
         return FormatError(f"{path}: {why}; the file is damaged or was not written by safetensors: get it again")
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length_bytes = file.read(8)
-        if len(length_bytes) < 8:
-            raise broken("is too short for a header")
-        (length,) = struct.unpack("<Q", length_bytes)
-        if length > MAX_HEADER_BYTES or length > size - 8:
-            raise broken(f"its header claims {length} bytes")
-        text = file.read(length)
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    file = MappedFile(path)
+    if file.size < 8:
+        raise broken("is too short for a header")
+    (length,) = struct.unpack("<Q", file.bytes[:8])
+    if length > MAX_HEADER_BYTES or length > file.size - 8:
+        raise broken(f"its header claims {length} bytes")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(file.bytes[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise broken(f"its header is no JSON object with unique names ({quoted(error)})") from None
     if not isinstance(header, dict):
@@ -74,14 +69,15 @@ def read(path: Path) -> Checkpoint:
         raise broken("its __metadata__ is no table of strings")
 
     start, tensors, ranges = 8 + length, {}, []
+    room = file.size - start
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(name, entry, broken)
-        if not 0 <= begin <= end <= size - start:
+        if not 0 <= begin <= end <= room:
             raise broken(f"tensor {quoted(name)} lies outside the file")
         if math.prod(shape) * dtype.itemsize != end - begin:
             raise broken(f"tensor {quoted(name)} of shape {quoted(shape)} does not fill its {end - begin} bytes")
         ranges.append((begin, end, name))
-        values = partial(_values, mapped, dtype, shape, start + begin)
+        values = partial(_values, file, dtype, shape, start + begin)
         tensors[name] = Tensor(dtype.newbyteorder("="), shape, values)
     at = 0
     for begin, end, name in sorted(ranges):
@@ -89,9 +85,9 @@ def read(path: Path) -> Checkpoint:
             kind = "overlaps the tensor before it" if begin < at else "leaves a hole before it"
             raise broken(f"tensor {quoted(name)} {kind}")
         at = end
-    if at != size - start:
-        raise broken(f"{size - start - at} bytes at its end belong to no tensor")
-    return Checkpoint(tensors, metadata, "safetensors", "safetensors", path, close=partial(_close, mapped))
+    if at != room:
+        raise broken(f"{room - at} bytes at its end belong to no tensor")
+    return Checkpoint(tensors, metadata, "safetensors", "safetensors", path, close=file.close)
 
 
 def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
@@ -146,8 +142,8 @@ def _dtype_name(name: str, dtype: np.dtype[Any], path: Path) -> str:
     return DTYPE_NAMES[dtype]
 
 
-def _values(mapped: mmap.mmap, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
-    array = np.frombuffer(mapped, dtype, math.prod(shape), offset).reshape(shape)
+def _values(file: MappedFile, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
+    array = np.frombuffer(file.bytes, dtype, math.prod(shape), offset).reshape(shape)
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
@@ -156,8 +152,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         raise ValueError("a name occurs twice")
     return table
-
-
-def _close(mapped: mmap.mmap) -> None:
-    with suppress(BufferError):  # arrays that a caller still holds keep the mapping alive until they are gone
-        mapped.close()

@@ -3,9 +3,13 @@
 Detect which one a checkpoint has, take its tensors to their canonical names, and from there to any other.
 """
 
-from denseport.layouts.detect import Detection, detect
-from denseport.layouts.spec import Layout, find_layout, known_layouts
-from denseport.layouts.translate import Weights, from_canonical, to_canonical, translate
+from denseport.layouts.detect import detect
+from denseport.layouts.match import Detection
+from denseport.layouts.mismatch import mismatches
+from denseport.layouts.parse import find_layout, known_layouts, known_text
+from denseport.layouts.spec import Layout
+from denseport.layouts.translate import from_canonical, to_canonical, translate
+from denseport.layouts.weights import Weights
 
 __all__ = [
     "Detection",
@@ -15,6 +19,8 @@ __all__ = [
     "find_layout",
     "from_canonical",
     "known_layouts",
+    "known_text",
+    "mismatches",
     "to_canonical",
     "translate",
 ]

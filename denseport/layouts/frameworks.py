@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from denseport.architecture import PARAMETERS, Kind
@@ -17,18 +17,24 @@ class Framework:
     """A framework's conventions for layers with parameters.
 
     Attributes:
-        name: `torch` or `keras`.
+        name: `torch`, `keras` or `theano`, which is Keras on Theano with channels first.
         separator: Between a layer's name and its parameter's.
         parameters: For each kind of layer, its own parameter names in the order of `architecture.PARAMETERS`.
         axes: The axis letters of a kernel for each kind that has one; `*` stands for the spatial axes.
+        flattened: The order in which positions (`*`) and channels (`C`) are flattened before a dense layer.
         counter: The name of a normalisation's step counter, which takes no part in inference, or "".
+        aliases: Other names under which a parameter is read, to its name in `parameters`.
+        rotated: Whether kernels are turned by 180 degrees, since the framework convolves where others correlate.
     """
 
     name: str
     separator: str
     parameters: Mapping[Kind, tuple[str, ...]]
     axes: Mapping[Kind, str]
+    flattened: str
     counter: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    rotated: bool = False
 
     def spell(self, layer: str, kind: Kind, parameter: str) -> str:
         """The tensor name for a canonical parameter of a layer that already has this framework's name."""
@@ -37,11 +43,13 @@ class Framework:
     def split(self, name: str) -> tuple[str, str]:
         """A tensor name as layer and parameter; the layer is "" where there is none."""
         layer, _, parameter = name.rpartition(self.separator)
-        return layer, parameter
+        # Keras 1, and custom layers of Keras 2, repeat the layer's name: conv1_scale/conv1_scale_gamma.
+        repeated = f"{layer.rpartition(self.separator)[2]}_"
+        return layer, parameter.removeprefix(repeated) if self.aliases else parameter
 
     def canonical_parameter(self, kind: Kind, parameter: str) -> str | None:
         """The canonical name of this framework's parameter, or None where such a layer has none of that name."""
-        own = self.parameters[kind]
+        own, parameter = self.parameters[kind], self.aliases.get(parameter, parameter)
         return PARAMETERS[kind][own.index(parameter)] if parameter in own else None
 
     def to_canonical(self, kind: Kind, rank: int) -> tuple[int, ...]:
@@ -71,6 +79,7 @@ TORCH = Framework(
         "dense": ("weight", "bias"),
     },
     axes={"conv": "OI*", "dense": "OI"},
+    flattened="C*",
     counter="num_batches_tracked",
 )
 
@@ -83,6 +92,11 @@ KERAS = Framework(
         "dense": ("kernel", "bias"),
     },
     axes={"conv": "*IO", "dense": "IO"},
+    flattened="*C",
+    # Keras 1's names; what it called a standard deviation has always been the variance.
+    aliases={"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"},
 )
 
-FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({"torch": TORCH, "keras": KERAS})
+THEANO = replace(KERAS, name="theano", axes={"conv": "OI*", "dense": "IO"}, flattened="C*", rotated=True)
+
+FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({"torch": TORCH, "keras": KERAS, "theano": THEANO})

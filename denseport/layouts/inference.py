@@ -56,11 +56,11 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any], t
         "dimensions": len(stems[0][1]) - 2,
         "stem_kernel": stems[0][1][-1],
         "stem_norm": any(name.startswith("stem.norm") for name in shapes),
-        "bottleneck_norm": any(LAYER.match(name) and ".norm2." in name for name in shapes),
+        "bottleneck_norm": not bottleneck or any(LAYER.match(name) and ".norm2." in name for name in shapes),
         "final_norm": any(name.startswith("head.norm.") for name in shapes),
         "conv_bias": "stem.conv.bias" in shapes or "stem.conv1.bias" in shapes,
     }
-    return DenseNetConfig(
+    config = DenseNetConfig(
         growth_rate=growth_rate,
         block_config=tuple(layers_of_block[block] for block in range(1, blocks + 1)),
         stem_widths=tuple(shape[0] for _, shape in stems),
@@ -73,6 +73,14 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any], t
         traits=traits,
         **{**present, **architecture},
     )
+    return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))
+
+
+def _head_shape(classifier: Shape, config: DenseNetConfig) -> tuple[int, ...]:
+    """The square map that a flattened head has seen, or () where it sees pooled features, or anything else."""
+    positions, rest = divmod(classifier[-1], config.features)
+    side = round(positions ** (1 / config.dimensions))
+    return (side,) * config.dimensions if not rest and side > 1 and side**config.dimensions == positions else ()
 
 
 def _layer_tensors(shapes: Mapping[str, Shape], ending: str) -> Iterable[tuple[str, Shape]]:

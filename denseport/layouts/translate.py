@@ -3,70 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from denseport.architecture import kind, layers
+from denseport.architecture import Kind, kind, layers
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
-from denseport.errors import LayoutError, UsageError
-from denseport.layouts.detect import CLASSIFIER, Detection, detect
+from denseport.errors import LayoutError
+from denseport.layouts.detect import detect
 from denseport.layouts.frameworks import Framework
-from denseport.layouts.spec import Layout, find_layout
+from denseport.layouts.match import Detection
+from denseport.layouts.parse import find_layout
+from denseport.layouts.spec import Layout, Numbering
+from denseport.layouts.weights import CLASSIFIER, Weights
 
 COUNTERS = "num_batches_tracked"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A DenseNet's weights in canonical names, axes and order.
-
-    Attributes:
-        config: The architecture.
-        tensors: Every tensor of `architecture.shapes(config)`.
-        counters: Step counters, () int64, by canonical normalisation, as far as the source has them.
-    """
-
-    config: DenseNetConfig
-    tensors: Mapping[str, Tensor]
-    counters: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def without_head(self) -> Weights:
-        """The same net without its classifier."""
-        tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{CLASSIFIER}.")}
-        return Weights(self.config.replace(num_classes=None), tensors, self.counters)
-
-    def cast(self, dtype: np.dtype[Any]) -> Weights:
-        """Every tensor rounded to a floating-point dtype, to nearest even; counters stay integers.
-
-        Reading a tensor raises UsageError where a finite value is too large for `dtype`.
-        """
-        return Weights(self.config, {name: _cast(name, t, dtype) for name, t in self.tensors.items()}, self.counters)
-
-
-def _cast(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
-    def read() -> np.ndarray:
-        values = tensor.read()
-        with np.errstate(over="ignore"):
-            rounded = values.astype(dtype)
-        if np.isfinite(values).all() and not np.isfinite(rounded).all():
-            raise UsageError(f"{name} has values beyond the range of {dtype}; choose --dtype bfloat16 or float32")
-        return rounded
-
-    return tensor if tensor.dtype == dtype else Tensor(dtype, tensor.shape, read)
-
-
 def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
-    """The canonical weights of a checkpoint whose layout is known; nothing is read or copied yet."""
+    """The canonical weights of a checkpoint whose layout is known; nothing is read or copied yet.
+
+    Channels keep the order in which the layout's own net concatenates them, which `config.traits` says.
+    """
     tensors = {}
     for role, name in found.roles.items():
-        tensor = checkpoint.tensors[name]
-        axes = found.framework.to_canonical(kind(role.rpartition(".")[0]), len(tensor.shape))
-        tensors[role] = tensor.transposed(axes)
+        layer, _, parameter = role.rpartition(".")
+        tensor = _to_canonical(checkpoint.tensors[name], kind(layer), found.framework)
+        if parameter == "weight" and layer == CLASSIFIER and found.config.head_shape:
+            tensor = _channels_first(tensor, found.framework, found.config)
+        if layer in found.scales and parameter in ("weight", "bias"):
+            scale, shift = (checkpoint.tensors[own] for own in found.scales[layer])
+            tensor = _folded(tensor, scale, shift if parameter == "bias" else None)
+        tensors[role] = tensor
     counters = {norm: checkpoint.tensors[name] for norm, name in found.counters.items()}
     return Weights(found.config, tensors, counters or _recorded_counters(checkpoint, found.config))
 
@@ -74,20 +45,84 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
 def from_canonical(weights: Weights, layout: Layout, framework: Framework) -> dict[str, Tensor]:
     """The tensors of a layout, in graph order and in its framework's names and axes.
 
+    Channels are put into the order in which the layout concatenates them, where it has one.
+
     Raises:
         LayoutError: The layout has no name for one of the layers.
     """
+    weights = weights.concatenated(layout.traits.get("concatenation", weights.config.traits.concatenation))
+    spelling = layout.spelling(weights.config)
+    numbering = Numbering(layout)
     tensors: dict[str, Tensor] = {}
     for layer in layers(weights.config):
-        own = layout.spell(layer.name)
+        own = numbering.layer(layer.name) if layout.numbered else spelling.layer(layer.name)
         for parameter in layer.shapes:
             tensor = weights.tensors[f"{layer.name}.{parameter}"]
-            axes = framework.from_canonical(layer.kind, len(tensor.shape))
-            tensors[framework.spell(own, layer.kind, parameter)] = tensor.transposed(axes)
+            if parameter == "weight" and layer.name == CLASSIFIER and weights.config.head_shape:
+                tensor = _flattened(tensor, framework, weights.config)
+            tensors[framework.spell(own, layer.kind, parameter)] = _from_canonical(tensor, layer.kind, framework)
+        if layer.kind == "norm" and layout.scales:
+            width, dtype = layer.shapes["weight"], weights.tensors[f"{layer.name}.weight"].dtype
+            scale = spelling.scale(layer.name)
+            tensors[framework.spell(scale, "norm", "weight")] = Tensor.of(np.ones(width, dtype))
+            # x + -0.0 is x, bit by bit, for a negative zero too.
+            tensors[framework.spell(scale, "norm", "bias")] = Tensor.of(np.full(width, -0.0, dtype))
         if layer.kind == "norm" and framework.counter and layout.counters:
             counter = weights.counters.get(layer.name, Tensor.of(np.zeros((), np.int64)))
             tensors[f"{own}{framework.separator}{framework.counter}"] = counter
     return tensors
+
+
+def _to_canonical(tensor: Tensor, of: Kind, framework: Framework) -> Tensor:
+    transposed = tensor.transposed(framework.to_canonical(of, len(tensor.shape)))
+    return _rotated(transposed) if framework.rotated and of == "conv" else transposed
+
+
+def _from_canonical(tensor: Tensor, of: Kind, framework: Framework) -> Tensor:
+    tensor = _rotated(tensor) if framework.rotated and of == "conv" else tensor
+    return tensor.transposed(framework.from_canonical(of, len(tensor.shape)))
+
+
+def _rotated(tensor: Tensor) -> Tensor:
+    """A kernel (O, I, *spatial) turned by 180 degrees, since Theano convolves where others correlate."""
+    spatial = tuple(range(2, len(tensor.shape)))
+    return Tensor(tensor.dtype, tensor.shape, lambda: np.flip(tensor.read(), spatial)) if spatial else tensor
+
+
+def _folded(tensor: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    """A normalisation's weight times the scale that follows it, or its bias times the scale plus the shift."""
+
+    def read() -> np.ndarray:
+        scaled: np.ndarray = tensor.read() * scale.read()
+        return scaled if shift is None else scaled + shift.read()
+
+    return Tensor(tensor.dtype, tensor.shape, read)
+
+
+def _channels_first(tensor: Tensor, framework: Framework, config: DenseNetConfig) -> Tensor:
+    """A classifier (O, flattened features) from its framework's order of positions and channels to (C, *spatial)."""
+    if framework.flattened == "C*":
+        return tensor
+    positions = math.prod(config.head_shape)
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        return values.reshape(len(values), positions, -1).transpose(0, 2, 1).reshape(values.shape)
+
+    return Tensor(tensor.dtype, tensor.shape, read)
+
+
+def _flattened(tensor: Tensor, framework: Framework, config: DenseNetConfig) -> Tensor:
+    """The inverse of `_channels_first`."""
+    if framework.flattened == "C*":
+        return tensor
+    positions = math.prod(config.head_shape)
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        return values.reshape(len(values), -1, positions).transpose(0, 2, 1).reshape(values.shape)
+
+    return Tensor(tensor.dtype, tensor.shape, read)
 
 
 def counters_to_text(weights: Weights) -> str:
@@ -140,5 +175,6 @@ def translate(
     checkpoint = Checkpoint({name: Tensor.of(np.asarray(array)) for name, array in tensors.items()})
     found = detect(checkpoint, from_layout)
     target = find_layout(to_layout)
-    translated = from_canonical(to_canonical(checkpoint, found), target, target.framework_for(found.framework.name))
+    weights = to_canonical(checkpoint, found).concatenated("old-first")
+    translated = from_canonical(weights, target, target.framework_for(found.framework.name))
     return {name: tensor.read() for name, tensor in translated.items()}

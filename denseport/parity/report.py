@@ -48,6 +48,8 @@ class Comparison:
         accuracy: Share of the labels that each framework's largest output meets, where there are labels.
         rounding_error: max|a - a'| / max|a|, where a' is the first file in its own precision and `a` the first file
             with its weights rounded to the second's narrower dtype; None where none was rounded.
+        trait_error: max|a - b'| / max|a|, where b' is the second file under its own layout's traits; None where these
+            are the first one's.
     """
 
     input_shape: tuple[int, ...]
@@ -56,6 +58,7 @@ class Comparison:
     top1_agreement: float
     accuracy: tuple[float, float] | None = None
     rounding_error: float | None = None
+    trait_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,13 @@ class ParityReport:
 
 
 def compare(
-    a: np.ndarray, b: np.ndarray, input_shape: tuple[int, ...], labels: np.ndarray | None, unrounded: np.ndarray | None
+    a: np.ndarray,
+    b: np.ndarray,
+    input_shape: tuple[int, ...],
+    labels: np.ndarray | None = None,
+    *,
+    unrounded: np.ndarray | None = None,
+    own_traits: np.ndarray | None = None,
 ) -> Comparison:
     """Compares two frameworks' outputs, both (N, C), for the same images; `labels` are (N,) where there are any."""
     top1 = a.argmax(1), b.argmax(1)
@@ -123,6 +132,7 @@ def compare(
         top1_agreement=float((top1[0] == top1[1]).mean()),
         accuracy=None if labels is None else (float((top1[0] == labels).mean()), float((top1[1] == labels).mean())),
         rounding_error=None if unrounded is None else relative_error(a, unrounded),
+        trait_error=None if own_traits is None else relative_error(a, own_traits),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from denseport.checkpoint import Checkpoint
-from denseport.config import DenseNetConfig
+from denseport.config import DenseNetConfig, Traits
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError, quoted
 from denseport.layouts import Detection
 from denseport.loading import opened
@@ -69,6 +70,7 @@ def verify(
     tolerance: float | None = None,
     inputs: str | Path | None = None,
     head: Literal["keep", "drop"] = "keep",
+    same_traits: bool = False,
 ) -> ParityReport:
     """Compares the logits of two files, each read from disk and run by the twin of its own framework.
 
@@ -85,6 +87,8 @@ def verify(
         inputs: A npz file with `images` (N, *spatial, C), as the net takes them (integers are converted, not scaled),
             and perhaps `labels` (N,); where None, fixed-seed noise of an even and an odd size.
         head: `drop` compares pooled features, whether or not the files have a classifier.
+        same_traits: Whether the second file runs under the first one's traits where theirs differ; what its own
+            traits do to the outputs is then reported beside the figure.
 
     Returns:
         The report, passed or not.
@@ -102,12 +106,18 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="denseport-") as folder:
         images = _given(Path(inputs), sides[0].config) if inputs else _noise(sides[0].config, Path(folder))
         rounded = max((side.narrow for side in sides), key=lambda dtype: NARROW.get(dtype, 99) * -1) or None
-        requests = [_request(side, images, device, rounded, Path(folder)) for side in sides]
+        traits = sides[0].config.traits if same_traits else None
+        requests = [_request(side, images, device, rounded, traits, Path(folder)) for side in sides]
         replies = run_both(requests, device)
         outputs = [dict(np.load(request["outputs"], allow_pickle=False)) for request in requests]
     comparisons = tuple(
         compare(
-            outputs[0][f"logits{n}"], outputs[1][f"logits{n}"], shape, images.labels, outputs[0].get(f"unrounded{n}")
+            outputs[0][f"logits{n}"],
+            outputs[1][f"logits{n}"],
+            shape,
+            images.labels,
+            unrounded=outputs[0].get(f"unrounded{n}"),
+            own_traits=outputs[1].get(f"own_traits{n}"),
         )
         for n, shape in enumerate(images.shapes)
     )
@@ -184,16 +194,22 @@ def _given(file: Path, config: DenseNetConfig) -> Images:
     return Images(file, ("images",), (images.shape,), labels)
 
 
-def _request(side: Side, images: Images, device: str, rounded: str | None, folder: Path) -> dict[str, Any]:
-    roundings: dict[str, str | None] = {"logits": rounded}
+def _request(
+    side: Side, images: Images, device: str, rounded: str | None, traits: Traits | None, folder: Path
+) -> dict[str, Any]:
+    """What a worker is to run: one pass for the comparison, and one for each effect that is reported beside it."""
+    same = None if traits in (None, side.config.traits) else dataclasses.asdict(traits)
+    passes: dict[str, dict[str, Any]] = {"logits": {"rounded": rounded, "traits": same}}
     if rounded and side.narrow != rounded:
-        roundings["unrounded"] = None
+        passes["unrounded"] = {"rounded": None, "traits": same}
+    if same:
+        passes["own_traits"] = {"rounded": rounded, "traits": None}
     return {
         "framework": side.framework,
         "file": str(side.path),
         "layout": side.layout,
         "head": "keep" if side.config.num_classes else "drop",
-        "roundings": roundings,
+        "passes": passes,
         "device": device,
         "inputs": str(images.file),
         "images": images.names,

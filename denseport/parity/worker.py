@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from denseport.config import Traits
 from denseport.errors import DenseportError
 from denseport.parity.runners import RUNNERS, Runner
 
@@ -37,9 +38,9 @@ def main() -> None:
             request["device"] = json.loads(sys.stdin.readline())["device"]
         threading.Thread(target=_end_with_parent, daemon=True).start()
         outputs = {
-            f"{kind}{n}": output
-            for kind, rounded in request["roundings"].items()
-            for n, output in enumerate(_outputs(runner, request, rounded))
+            f"{name}{n}": output
+            for name, options in request["passes"].items()
+            for n, output in enumerate(_outputs(runner, request, options))
         }
         np.savez(request["outputs"], **outputs)  # type: ignore[arg-type]
         _send(
@@ -55,9 +56,10 @@ def main() -> None:
         _send(replies, {"error": str(error), "exit_code": error.exit_code})
 
 
-def _outputs(runner: Runner, request: dict[str, Any], rounded: str | None) -> Iterator[np.ndarray]:
+def _outputs(runner: Runner, request: dict[str, Any], options: dict[str, Any]) -> Iterator[np.ndarray]:
     """The outputs (N, C) for each of the request's image arrays."""
-    options = {"layout": request["layout"], "head": request["head"], "rounded": rounded}
+    traits = Traits(**options["traits"]) if options["traits"] else None
+    options = {**options, "layout": request["layout"], "head": request["head"], "traits": traits}
     predict = runner.predictor(Path(request["file"]), request["device"], options)
     with np.load(request["inputs"], allow_pickle=False) as inputs:
         for name in request["images"]:

@@ -1,0 +1,305 @@
+"""One layout held against a checkpoint: the role of each of its tensors, or what keeps them from having one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from denseport.architecture import Kind, kind, shapes
+from denseport.checkpoint import Checkpoint
+from denseport.config import DenseNetConfig, Traits
+from denseport.errors import LayoutError, listed, quoted
+from denseport.layouts.frameworks import Framework
+from denseport.layouts.inference import infer_config
+from denseport.layouts.order import canonical_by_order
+from denseport.layouts.spec import Layout, Spelling
+
+CLASSIFIER = "head.classifier"
+SCALE = ".scale"
+
+# What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
+CLASSES: Mapping[Kind, tuple[str, ...]] = {
+    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d"),
+    "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
+    "dense": ("dense",),
+}
+NUMBERED = re.compile(r"(?:.*/)?([a-z_]+?[123]d|[a-z_]+?(?:_v1)?)(?:_(\d+))?")
+
+Shape = tuple[int, ...]
+Groups = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A checkpoint that fits a layout: the architecture it describes and the role of each of its tensors.
+
+    Attributes:
+        layout: The layout whose names fit.
+        framework: Whose parameter names and axes the tensors have.
+        config: The architecture that names, shapes and layout together describe.
+        roles: Canonical tensor name to the name in the checkpoint, in graph order.
+        scales: Canonical normalisation to the names of the weight and bias of the scale layer that follows it.
+        counters: Canonical normalisation to the name of its step counter in the checkpoint.
+        dropped: Tensors of a head that was not asked for.
+        prefix: What stood before the names and was taken off, or "".
+        head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
+    """
+
+    layout: Layout
+    framework: Framework
+    config: DenseNetConfig
+    roles: Mapping[str, str]
+    scales: Mapping[str, tuple[str, str]]
+    counters: Mapping[str, str]
+    dropped: tuple[str, ...] = ()
+    prefix: str = ""
+    head: str = ""
+
+    def under(self, prefix: str) -> Detection:
+        """The same, with the prefix that was taken off the names."""
+        return replace(self, prefix=prefix)
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """What a user should know of how the tensors were found."""
+        notes = []
+        if checkpoint.wrapper:
+            notes.append(f"the tensors stand under {quoted(checkpoint.wrapper)}")
+        if self.prefix:
+            notes.append(f"the prefix {self.prefix} was taken off")
+        if self.head:
+            notes.append(f"{quoted(self.head)} was taken for the classifier")
+        if self.dropped:
+            notes.append(f"left out: {listed(self.dropped, 8)}")
+        if checkpoint.nameless:
+            notes.append(f"the file records no layer names: order and shapes fit layout {self.layout.name}")
+        return notes
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A layout that a checkpoint does not fit: how many of its tensors do, how many do not, and why."""
+
+    layout: Layout
+    matched: int
+    reason: str
+    wrong: int = 0
+
+
+def grouped(originals: Mapping[str, str], framework: Framework) -> Groups:
+    """Tensor names by layer and parameter, as a framework divides them; `originals` are the names in the file."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, original in originals.items():
+        layer, parameter = framework.split(name)
+        groups.setdefault(layer, {})[parameter] = original
+    return groups
+
+
+def match(
+    checkpoint: Checkpoint, layout: Layout, framework: Framework, groups: Groups, *, drop_head: bool
+) -> Detection | Misfit:
+    """Gives every tensor its role in one layout, or says what keeps them from it."""
+    attempts: list[Detection | Misfit] = []
+    if layout.numbered or checkpoint.nameless:
+        try:
+            named = _by_order(checkpoint, groups, framework)
+        except LayoutError as error:
+            return Misfit(layout, 0, f"its layers have no names of their own, and {error}")
+        attempts.append(_fit(checkpoint, layout, framework, groups, named, drop_head))
+    else:
+        for spelling in layout.spellings:
+            named = {layer: spelling.canonical(layer) for layer in groups}
+            known = sum(canonical is not None for canonical in named.values())
+            if known * 2 < len(groups):
+                attempts.append(Misfit(layout, known, f"it has names for {known} of the {len(groups)} layers alone"))
+            else:
+                attempts.append(_fit(checkpoint, layout, framework, groups, named, drop_head))
+    fits = [attempt for attempt in attempts if isinstance(attempt, Detection)]
+    misfits = [attempt for attempt in attempts if isinstance(attempt, Misfit)]
+    return fits[0] if fits else max(misfits, key=lambda misfit: misfit.matched)
+
+
+def _by_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> dict[str, str | None]:
+    """The canonical name of each layer that has but a class and a number, by its place among those of its class."""
+    found: dict[Kind, list[tuple[int, str, Shape]]] = {"conv": [], "norm": [], "dense": []}
+    for layer, parameters in groups.items():
+        divided = NUMBERED.fullmatch(layer)
+        of = next((of for of, classes in CLASSES.items() if divided and divided[1] in classes), None)
+        if of is None or divided is None:
+            raise LayoutError(f"{quoted(layer)} is none of Keras' own names for convolutions, norms and dense layers")
+        canonical = {framework.canonical_parameter(of, parameter): name for parameter, name in parameters.items()}
+        if "weight" not in canonical:
+            raise LayoutError(f"{quoted(layer)} has no {framework.parameters[of][0]}")
+        shape = _shape(of, checkpoint.tensors[canonical["weight"]].shape, framework)
+        found[of].append((int(divided[2] or 0), layer, shape))
+    if checkpoint.format != "h5":  # other formats keep no order: the numbers do
+        for layers in found.values():
+            layers.sort()
+    return canonical_by_order({of: {layer: shape for _, layer, shape in own} for of, own in found.items()})
+
+
+def _fit(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    framework: Framework,
+    groups: Groups,
+    named: Mapping[str, str | None],
+    drop_head: bool,
+) -> Detection | Misfit:
+    """Gives every tensor its role, given the canonical name of each layer that has one."""
+    tensors = checkpoint.tensors
+    roles: dict[str, str] = {}
+    counters: dict[str, str] = {}
+    strangers: dict[str, dict[str, str]] = {}
+    for layer, parameters in groups.items():
+        canonical = named[layer]
+        for parameter, original in parameters.items():
+            of = kind((canonical or "").removesuffix(SCALE))
+            own = framework.canonical_parameter(of, parameter) if canonical else None
+            if canonical and of == "norm" and framework.counter and parameter == framework.counter:
+                counters[canonical] = original
+            elif own is None:
+                strangers.setdefault(layer, {})[parameter] = original
+            elif f"{canonical}.{own}" in roles:
+                return Misfit(layout, len(roles), f"{quoted(original)} stands for {canonical}.{own} a second time")
+            else:
+                roles[f"{canonical}.{own}"] = original
+
+    canonical_shapes = {role: _role_shape(role, tensors[name].shape, framework) for role, name in roles.items()}
+    try:
+        config = infer_config(canonical_shapes, layout.architecture, _traits(checkpoint, layout))
+    except LayoutError as error:
+        return Misfit(layout, len(roles), str(error))
+    head = _head(strangers, checkpoint, framework, config)
+    if head:
+        for parameter, original in strangers.pop(head).items():
+            role = f"{CLASSIFIER}.{framework.canonical_parameter('dense', parameter)}"
+            roles[role] = original
+            canonical_shapes[role] = _role_shape(role, tensors[original].shape, framework)
+        config = infer_config(canonical_shapes, layout.architecture, config.traits)
+    config = config.replace(**_unrecorded_variant(checkpoint, layout, config))
+
+    dropped: tuple[str, ...] = ()
+    if drop_head and config.num_classes is None and strangers:
+        heads = [layer for layer, own in strangers.items() if all(len(tensors[o].shape) < 3 for o in own.values())]
+        dropped = tuple(original for layer in heads for original in strangers.pop(layer).values())
+    expected = shapes(config)
+    scales = {
+        norm: (roles.pop(f"{norm}{SCALE}.weight"), roles.pop(f"{norm}{SCALE}.bias"))
+        for norm in [role.removesuffix(f"{SCALE}.weight") for role in roles if role.endswith(f"{SCALE}.weight")]
+        if f"{norm}{SCALE}.bias" in roles
+    }
+    problems = _problems(layout, framework, checkpoint, roles, scales, canonical_shapes, config)
+    unexpected = [original for own in strangers.values() for original in own.values()]
+    unexpected += [name for norm, name in counters.items() if f"{norm}.weight" not in expected]
+    if unexpected:
+        problems.append(f"unexpected {listed(unexpected)}")
+    if problems:
+        return Misfit(layout, len(roles), "; ".join(problems), len(unexpected) + len(expected.keys() - roles.keys()))
+    in_order = {role: roles[role] for role in expected}
+    return Detection(layout, framework, config, in_order, scales, counters, dropped, head=head)
+
+
+def _problems(
+    layout: Layout,
+    framework: Framework,
+    checkpoint: Checkpoint,
+    roles: Mapping[str, str],
+    scales: Mapping[str, tuple[str, str]],
+    canonical_shapes: Mapping[str, Shape],
+    config: DenseNetConfig,
+) -> list[str]:
+    """What is missing, not expected or misshapen among the tensors that have a role, a sentence for each."""
+    expected, spelling, problems = shapes(config), layout.spelling(config), []
+    missing = [_own_name(role, spelling, framework, layout) for role in expected if role not in roles]
+    if layout.scales:
+        norms = [role.removesuffix(".weight") for role in expected if kind(role.removesuffix(".weight")) == "norm"]
+        norms = [norm for norm in norms if not norm.endswith((".bias", ".running_mean", ".running_var"))]
+        missing += [f"{spelling.scale(norm)}'s scale" for norm in norms if norm not in scales]
+    if missing:
+        problems.append(f"missing {listed(missing)}")
+    if surplus := [name for role, name in roles.items() if role not in expected]:
+        problems.append(f"unexpected {listed(surplus)}")
+    wrong = [
+        f"{quoted(roles[role])} {checkpoint.tensors[roles[role]].shape} should be {_own_shape(role, shape, framework)}"
+        for role, shape in expected.items()
+        if role in roles and canonical_shapes[role] != shape
+    ]
+    wrong += [
+        f"{quoted(name)} {checkpoint.tensors[name].shape} should be {expected[f'{norm}.weight']}"
+        for norm, pair in scales.items()
+        for name in pair
+        if checkpoint.tensors[name].shape != expected.get(f"{norm}.weight")
+    ]
+    if wrong:
+        problems.append(f"misshapen {', '.join(wrong[:20])}" + (f" and {len(wrong) - 20} more" * (len(wrong) > 20)))
+    return problems
+
+
+def _recorded(checkpoint: Checkpoint, layout: Layout) -> dict[str, object]:
+    """The traits that the file recorded when it was written in this layout.
+
+    Raises:
+        LayoutError: They are not those of a DenseNet.
+    """
+    if checkpoint.metadata.get("layout") != layout.name or "traits" not in checkpoint.metadata:
+        return {}
+    try:
+        recorded = json.loads(checkpoint.metadata["traits"])
+        if isinstance(recorded, dict):
+            Traits(**recorded)
+            return recorded
+    except (ValueError, TypeError, RecursionError, LayoutError) as error:
+        recorded = error
+    raise LayoutError(
+        f"{checkpoint.path}: the recorded traits are not those of a DenseNet: {quoted(recorded)}; "
+        "write the file again from its source"
+    )
+
+
+def _traits(checkpoint: Checkpoint, layout: Layout) -> Traits:
+    """The traits that file and layout have before the architecture is known; the layout's own come first."""
+    return Traits(**{**_recorded(checkpoint, layout), **layout.traits})
+
+
+def _unrecorded_variant(checkpoint: Checkpoint, layout: Layout, config: DenseNetConfig) -> dict[str, object]:
+    """The traits of the layout's variant that fits the architecture, unless the file recorded its own."""
+    return {} if _recorded(checkpoint, layout) else layout.traits_of(config)
+
+
+def _head(
+    strangers: Mapping[str, Mapping[str, str]], checkpoint: Checkpoint, framework: Framework, config: DenseNetConfig
+) -> str:
+    """The one layer left over, where it is a dense layer on the net's features, pooled or flattened; else ""."""
+    if len(strangers) != 1 or config.num_classes is not None:
+        return ""
+    ((layer, parameters),) = strangers.items()
+    own = {framework.canonical_parameter("dense", parameter): name for parameter, name in parameters.items()}
+    if own.keys() != {"weight", "bias"}:
+        return ""
+    kernel = _shape("dense", checkpoint.tensors[own["weight"]].shape, framework)
+    return layer if len(kernel) == 2 and kernel[1] and kernel[1] % config.features == 0 else ""
+
+
+def _shape(of: Kind, shape: Shape, framework: Framework) -> Shape:
+    """A tensor's shape in canonical axis order."""
+    return tuple(shape[axis] for axis in framework.to_canonical(of, len(shape)))
+
+
+def _role_shape(role: str, shape: Shape, framework: Framework) -> Shape:
+    return _shape(kind(role.rpartition(".")[0].removesuffix(SCALE)), shape, framework)
+
+
+def _own_shape(role: str, shape: Shape, framework: Framework) -> Shape:
+    """A canonical shape in the framework's axis order."""
+    return tuple(shape[axis] for axis in framework.from_canonical(kind(role.rpartition(".")[0]), len(shape)))
+
+
+def _own_name(role: str, spelling: Spelling, framework: Framework, layout: Layout) -> str:
+    """What a layout calls a canonical tensor, for a message."""
+    layer, _, parameter = role.rpartition(".")
+    try:
+        return role if layout.numbered else framework.spell(spelling.layer(layer), kind(layer), parameter)
+    except LayoutError:
+        return role

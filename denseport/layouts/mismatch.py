@@ -1,0 +1,23 @@
+"""Where a layout's net computes something else than a given one, whatever the weights; and what that does."""
+
+from __future__ import annotations
+
+from denseport.config import DenseNetConfig
+from denseport.layouts.spec import Layout
+
+# The sizes are those of DenseNet-121's logits, relative to the largest.
+EFFECTS = {
+    "epsilon": "which moves the logits by 3e-5 for 1e-6 more, and by 3e-2 for 1e-3",
+    "padding": "which shifts the stem at even image sizes and moves the logits there by some 5 %",
+    "stem_stride": "which changes the size of every map",
+    "stem_pool": "which changes the size or the values of every map",
+    "final_activation": "which lets negative features through to the classifier, or cuts them off",
+}
+
+
+def mismatches(layout: Layout, config: DenseNetConfig) -> dict[str, str]:
+    """A sentence for each trait in which a net of `layout` differs from `config`; none where both compute the same."""
+    return {
+        trait: f"layout {layout.name} has {trait} {own}, this net has {value}, {EFFECTS[trait]}"
+        for trait, (own, value) in layout.differs(config).items()
+    }

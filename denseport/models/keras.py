@@ -1,0 +1,255 @@
+"""The Keras twin: a reference DenseNet whose functions and names are those of `denseport.models.pytorch`.
+
+Images come in as (N, *spatial, C) and logits go out as (N, num_classes). Every function takes the tensor that enters
+and the canonical name of what it describes, `block1.layer3`, and returns the tensor that leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from denseport.architecture import stem_names
+from denseport.config import DenseNetConfig
+from denseport.errors import UsageError
+from denseport.models import require_fit
+from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
+
+CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+MAX_POOL = (layers.MaxPooling1D, layers.MaxPooling2D, MaxPooling3D)
+AVERAGE_POOL = (layers.AveragePooling1D, layers.AveragePooling2D, AveragePooling3D)
+GLOBAL_AVERAGE_POOL = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
+
+
+def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:
+    """A DenseNet: (N, *spatial, C) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
+
+    The layers that have weights, and the order in which `model.layers` has them, are those of
+    `denseport.architecture.layers(config)`. Spatial sizes are free.
+
+    Args:
+        config: The architecture.
+        dtype: Name of the dtype in which the twin holds its weights and computes.
+
+    Raises:
+        UsageError: The dtype is float64 and Keras runs on another backend than TensorFlow.
+
+    Source: Huang et al. 2017, table 1.
+    """
+    with _computing_in(dtype):
+        images = keras.Input((*[None] * config.dimensions, config.in_channels), dtype=dtype, name="images")
+        x = stem(config, images, "stem")
+        for b, count in enumerate(config.block_config, 1):
+            x = dense_block(config, x, f"block{b}", count)
+            if b < len(config.block_config):
+                x = transition(config, x, f"transition{b}", config.transition_widths[b - 1])
+        x = head(config, x, "head")
+        return keras.Model(images, x, name="densenet")
+
+
+def stem(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """One convolution, or three in a deep stem, each with its normalisation and ReLU; then the pool.
+
+    Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
+    """
+    stride = config.traits.stem_stride
+    for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
+        x, padding = pad(config, x, config.stem_kernel)
+        x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, stride, padding)
+        if config.stem_norm:
+            x = norm(config, x, f"{name}.norm{n}")
+            x = relu(x, f"{name}.relu{n}")
+        stride = 1
+    if config.traits.stem_pool == "max":
+        x = max_pool(config, x, f"{name}.pool", stride=2)
+    if config.traits.stem_pool == "max-blur":
+        x = max_pool(config, x, f"{name}.max", stride=1)
+        x = blur_pool(config, x, f"{name}.pool")
+    return x
+
+
+def dense_block(config: DenseNetConfig, x: Any, name: str, count: int) -> Any:
+    """`count` dense layers, each of which sees what all before it have made (section 3, Dense connectivity)."""
+    for l in range(count):  # noqa: E741 - the paper's letter for a layer
+        x = dense_layer(config, x, f"{name}.layer{l + 1}")
+    return x
+
+
+def dense_layer(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
+    old = x
+    x = norm(config, x, f"{name}.norm1")
+    x = relu(x, f"{name}.relu1")
+    if config.bottleneck_width is None:
+        x = conv(config, x, f"{name}.conv1", config.growth_rate, 3)
+        return dense_connection(config, old, x, name)
+    x = conv(config, x, f"{name}.conv1", config.bottleneck_width, 1)
+    if config.bottleneck_norm:
+        x = norm(config, x, f"{name}.norm2")
+        x = relu(x, f"{name}.relu2")
+    x = conv(config, x, f"{name}.conv2", config.growth_rate, 3)
+    return dense_connection(config, old, x, name)
+
+
+def transition(config: DenseNetConfig, x: Any, name: str, outputs: int) -> Any:
+    """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
+    x = norm(config, x, f"{name}.norm")
+    x = relu(x, f"{name}.relu")
+    x = conv(config, x, f"{name}.conv", outputs, 1)
+    return average_pool(config, x, f"{name}.pool", stride=2)
+
+
+def head(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
+
+    Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (*spatial, C).
+    """
+    if config.final_norm:
+        x = norm(config, x, f"{name}.norm")
+    if config.traits.final_activation == "relu":
+        x = relu(x, f"{name}.relu")
+    if config.head_shape:
+        x = _through(layers.Reshape, x, f"{name}.flatten", target_shape=(math.prod(config.head_shape) * x.shape[-1],))
+    else:
+        x = global_average_pool(config, x, f"{name}.pool")
+    if config.num_classes is not None:
+        x = _through(layers.Dense, x, f"{name}.classifier", units=config.num_classes)
+    return x
+
+
+def conv(
+    config: DenseNetConfig, x: Any, name: str, outputs: int, side: int, stride: int = 1, padding: str = "same"
+) -> Any:
+    """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
+    return _through(
+        CONV[config.dimensions - 1],
+        x,
+        name,
+        filters=outputs,
+        kernel_size=side,
+        strides=stride,
+        padding=padding,
+        data_format="channels_last",
+        use_bias=config.conv_bias,
+    )
+
+
+def norm(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """A batch normalisation; Keras' momentum 0.9 is PyTorch's 0.1."""
+    return _through(layers.BatchNormalization, x, name, axis=-1, epsilon=config.traits.epsilon, momentum=0.9)
+
+
+def relu(x: Any, name: str) -> Any:
+    """The positive part."""
+    return _through(layers.Activation, x, name, activation="relu")
+
+
+def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int) -> Any:
+    """The maximum of 3 positions an axis; no maximum sees the padding."""
+    x, padding = pad(config, x, 3, value=float("-inf"))
+    return _through(
+        MAX_POOL[config.dimensions - 1],
+        x,
+        name,
+        pool_size=3,
+        strides=stride,
+        padding=padding,
+        data_format="channels_last",
+    )
+
+
+def average_pool(config: DenseNetConfig, x: Any, name: str, stride: int) -> Any:
+    """The mean of 2 positions an axis; what is over at the end is left out."""
+    return _through(
+        AVERAGE_POOL[config.dimensions - 1], x, name, pool_size=2, strides=stride, data_format="channels_last"
+    )
+
+
+def blur_pool(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """[1, 2, 1] / 4 at stride 2 an axis, over reflected borders: the mean of 2 taken twice.
+
+    Source: timm `blur_pool.py`, `BlurPool2d`.
+    """
+    for axis in range(1, config.dimensions + 1):
+        # Keras' torch backend has no `ops.pad(mode="reflect")` in three dimensions.
+        ahead = (slice(None),) * axis
+        x = ops.concatenate((x[(*ahead, slice(1, 2))], x, x[(*ahead, slice(-2, -1))]), axis)
+    x = average_pool(config, x, f"{name}.1", stride=1)
+    return average_pool(config, x, name, stride=2)
+
+
+def global_average_pool(config: DenseNetConfig, x: Any, name: str) -> Any:
+    """The mean over all spatial axes: (N, *spatial, C) to (N, C)."""
+    return _through(GLOBAL_AVERAGE_POOL[config.dimensions - 1], x, name, data_format="channels_last")
+
+
+def dense_connection(config: DenseNetConfig, old: Any, new: Any, name: str) -> Any:
+    """Concatenates both along the channels, in the config's order: (N, *spatial, C + k)."""
+    both = [new, old] if config.traits.concatenation == "new-first" else [old, new]
+    return _through(layers.Concatenate, both, name, axis=-1)
+
+
+def pad(config: DenseNetConfig, x: Any, side: int, value: float = 0.0) -> tuple[Any, str]:
+    """Pads for windows of `side` positions, as the config's `padding` says: the tensor, and what is left for Keras."""
+    if config.traits.padding == "same":
+        return x, "same"
+    widths = [(0, 0), *[(side // 2, side // 2)] * config.dimensions, (0, 0)]
+    return ops.pad(x, widths, constant_values=value), "valid"
+
+
+def load(config: DenseNetConfig, tensors: Mapping[str, np.ndarray], dtype: str = "float32") -> keras.Model:
+    """The twin with these weights.
+
+    Args:
+        config: The architecture.
+        tensors: Arrays by canonical layer and Keras' variable, `block1.layer3.norm1/gamma`, in Keras' axes, kernels
+            (*spatial, I, O); any may be read-only and of any floating dtype, bfloat16 too.
+        dtype: Name of the dtype in which the twin holds its weights and computes; the arrays are cast to it.
+
+    Raises:
+        LayoutError: Names are missing or unexpected, or shapes are not those of the configuration.
+        UsageError: The dtype is float64 and Keras runs on another backend than TensorFlow.
+    """
+    model = densenet(config, dtype)
+    variables = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
+    require_fit(
+        {name: array.shape for name, array in tensors.items()},
+        {name: tuple(variable.shape) for name, variable in variables.items()},
+    )
+    for name, variable in variables.items():
+        variable.assign(tensors[name].astype(dtype))
+    return model
+
+
+def _through(layer_class: Any, x: Any, name: str, **arguments: Any) -> Any:
+    """What a new layer of this name makes of `x`."""
+    if keras.backend.backend() != "torch":
+        return layer_class(name=name, **arguments)(x)
+    # There a variable's path, which starts with the name that its layer had when it was built, may hold no dot.
+    layer = layer_class(name=name.replace(".", "_"), **arguments)
+    x = layer(x)
+    layer.name = name
+    return x
+
+
+@contextmanager
+def _computing_in(dtype: str) -> Iterator[None]:
+    """Gives the layers that are made meanwhile, in this thread, their dtype."""
+    if dtype == "float64" and keras.backend.backend() != "tensorflow":
+        # On the others Keras' own batch normalisation and means pass through float32 and say nothing.
+        raise UsageError(
+            f"Keras computes in float64 on TensorFlow only, not on {keras.backend.backend()}; "
+            "set KERAS_BACKEND=tensorflow in the environment"
+        )
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,232 @@
+"""The PyTorch twin: a reference DenseNet whose functions and names are those of `denseport.models.keras`.
+
+Images come in as (N, C, *spatial) and logits go out as (N, num_classes). Every function returns the module that it
+describes; a module's place in its parents spells its canonical name, `block1.layer3.norm1`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import nn
+
+from denseport.architecture import stem_names
+from denseport.config import DenseNetConfig
+from denseport.models import require_fit
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+AVERAGE_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+GLOBAL_AVERAGE_POOL = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+REFLECTION = (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
+
+
+class DenseNet(nn.Sequential):
+    """A DenseNet: (N, C, *spatial) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
+
+    The names and shapes of its state dict are `denseport.architecture.shapes(config)`, and one
+    `num_batches_tracked` a normalisation.
+
+    Source: Huang et al. 2017, table 1.
+    """
+
+    def __init__(self, config: DenseNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.add_module("stem", stem(config))
+        width = config.stem_widths[-1]
+        for b, count in enumerate(config.block_config, 1):
+            self.add_module(f"block{b}", dense_block(config, width, count))
+            width += count * config.growth_rate
+            if b < len(config.block_config):
+                outputs = config.transition_widths[b - 1]
+                self.add_module(f"transition{b}", transition(config, width, outputs))
+                width = outputs
+        self.add_module("head", head(config, width))
+
+
+def stem(config: DenseNetConfig) -> nn.Sequential:
+    """One convolution, or three in a deep stem, each with its normalisation and ReLU; then the pool.
+
+    Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
+    """
+    modules = nn.Sequential()
+    width, stride = config.in_channels, config.traits.stem_stride
+    for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
+        modules.add_module(f"pad{n}", Padding(config, config.stem_kernel, stride))
+        modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding=0))
+        if config.stem_norm:
+            modules.add_module(f"norm{n}", norm(config, outputs))
+            modules.add_module(f"relu{n}", nn.ReLU())
+        width, stride = outputs, 1
+    if config.traits.stem_pool == "max":
+        modules.add_module("pool", max_pool(config, stride=2))
+    if config.traits.stem_pool == "max-blur":
+        modules.add_module("max", max_pool(config, stride=1))
+        modules.add_module("pool", blur_pool(config))
+    return modules
+
+
+def dense_block(config: DenseNetConfig, width: int, count: int) -> nn.Sequential:
+    """`count` dense layers, each of which sees what all before it have made (section 3, Dense connectivity)."""
+    block = nn.Sequential()
+    for l in range(count):  # noqa: E741 - the paper's letter for a layer
+        block.add_module(f"layer{l + 1}", dense_layer(config, width + l * config.growth_rate))
+    return block
+
+
+def dense_layer(config: DenseNetConfig, width: int) -> nn.Sequential:
+    """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
+    layer = DenseConnection(config)
+    layer.add_module("norm1", norm(config, width))
+    layer.add_module("relu1", nn.ReLU())
+    if config.bottleneck_width is None:
+        layer.add_module("conv1", conv(config, width, config.growth_rate, 3))
+        return layer
+    layer.add_module("conv1", conv(config, width, config.bottleneck_width, 1))
+    if config.bottleneck_norm:
+        layer.add_module("norm2", norm(config, config.bottleneck_width))
+        layer.add_module("relu2", nn.ReLU())
+    layer.add_module("conv2", conv(config, config.bottleneck_width, config.growth_rate, 3))
+    return layer
+
+
+def transition(config: DenseNetConfig, width: int, outputs: int) -> nn.Sequential:
+    """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
+    modules = nn.Sequential()
+    modules.add_module("norm", norm(config, width))
+    modules.add_module("relu", nn.ReLU())
+    modules.add_module("conv", conv(config, width, outputs, 1))
+    modules.add_module("pool", average_pool(config, stride=2))
+    return modules
+
+
+def head(config: DenseNetConfig, width: int) -> nn.Sequential:
+    """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
+
+    Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (C, *spatial).
+    """
+    modules = nn.Sequential()
+    if config.final_norm:
+        modules.add_module("norm", norm(config, width))
+    if config.traits.final_activation == "relu":
+        modules.add_module("relu", nn.ReLU())
+    if config.head_shape:
+        modules.add_module("flatten", nn.Flatten())
+    else:
+        modules.add_module("pool", global_average_pool(config))
+    if config.num_classes is not None:
+        modules.add_module("classifier", nn.Linear(width * math.prod(config.head_shape), config.num_classes))
+    return modules
+
+
+def conv(
+    config: DenseNetConfig, inputs: int, outputs: int, side: int, stride: int = 1, padding: int | None = None
+) -> nn.Module:
+    """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
+    padding = side // 2 if padding is None else padding
+    return CONV[config.dimensions - 1](inputs, outputs, side, stride, padding, bias=config.conv_bias)
+
+
+def norm(config: DenseNetConfig, width: int) -> nn.Module:
+    """A batch normalisation; PyTorch's momentum 0.1 is Keras' 0.9."""
+    return NORM[config.dimensions - 1](width, eps=config.traits.epsilon, momentum=0.1)
+
+
+def max_pool(config: DenseNetConfig, stride: int) -> nn.Sequential:
+    """The maximum of 3 positions an axis; no maximum sees the padding."""
+    return nn.Sequential(
+        Padding(config, 3, stride, value=float("-inf")), MAX_POOL[config.dimensions - 1](3, stride=stride)
+    )
+
+
+def average_pool(config: DenseNetConfig, stride: int) -> nn.Module:
+    """The mean of 2 positions an axis; what is over at the end is left out."""
+    return AVERAGE_POOL[config.dimensions - 1](2, stride=stride)
+
+
+def blur_pool(config: DenseNetConfig) -> nn.Sequential:
+    """[1, 2, 1] / 4 at stride 2 an axis, over reflected borders: the mean of 2 taken twice.
+
+    Source: timm `blur_pool.py`, `BlurPool2d`.
+    """
+    return nn.Sequential(
+        REFLECTION[config.dimensions - 1](1), average_pool(config, stride=1), average_pool(config, stride=2)
+    )
+
+
+def global_average_pool(config: DenseNetConfig) -> nn.Sequential:
+    """The mean over all spatial axes: (N, C, *spatial) to (N, C)."""
+    return nn.Sequential(GLOBAL_AVERAGE_POOL[config.dimensions - 1](1), nn.Flatten())
+
+
+class DenseConnection(nn.Sequential):
+    """Concatenates what comes in and what its modules make of it along the channels, in the config's order."""
+
+    def __init__(self, config: DenseNetConfig) -> None:
+        super().__init__()
+        self.new_first = config.traits.concatenation == "new-first"
+
+    def forward(self, old: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) to (N, C + k, *spatial)."""
+        new = old
+        for module in self:
+            new = module(new)
+        return torch.cat((new, old) if self.new_first else (old, new), dim=1)
+
+
+class Padding(nn.Module):
+    """Pads every spatial axis for windows of `side` positions at `stride`, as the config's `padding` says."""
+
+    def __init__(self, config: DenseNetConfig, side: int, stride: int, value: float = 0.0) -> None:
+        super().__init__()
+        self.same, self.side, self.stride, self.value = config.traits.padding == "same", side, stride, value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) to (N, C, *padded).
+
+        Source of `same`: TensorFlow, `tf.nn.convolution`: as many windows as strides begin, the odd one out at the end.
+        """
+        widths: list[int] = []
+        for size in reversed(x.shape[2:]):
+            windows = -(-size // self.stride)
+            same = max((windows - 1) * self.stride + self.side - size, 0)
+            total = same if self.same else self.side // 2 * 2
+            widths += [total // 2, total - total // 2]
+        return nn.functional.pad(x, widths, value=self.value)
+
+
+def load(config: DenseNetConfig, tensors: Mapping[str, np.ndarray], dtype: str = "float32") -> DenseNet:
+    """The twin with these weights, in eval mode on the CPU.
+
+    Args:
+        config: The architecture.
+        tensors: Arrays by canonical name in canonical axes, kernels (O, I, *spatial); any may be read-only and of any
+            floating dtype, bfloat16 too. `num_batches_tracked` of any normalisation may be there.
+        dtype: Name of the dtype in which the twin holds its weights and computes; the arrays are cast to it.
+
+    Raises:
+        LayoutError: Names are missing or unexpected, or shapes are not those of the configuration.
+    """
+    with torch.device("meta"):
+        model = DenseNet(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    counters = {name: np.zeros((), np.int64) for name in expected if name.endswith(".num_batches_tracked")}
+    tensors = counters | dict(tensors)
+    require_fit({name: array.shape for name, array in tensors.items()}, expected)
+    state = {
+        name: torch.tensor(int(array)) if name in counters else _tensor(array, dtype) for name, array in tensors.items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
+    # A copy, since torch warns of memory that may not be written; and torch does not know numpy's bfloat16.
+    copy = np.array(array, dtype=ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype, order="C")
+    return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(copy)
