@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -10,6 +11,9 @@ from denseport.architecture import PARAMETERS, Kind
 
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 CANONICAL_AXES: Mapping[Kind, str] = MappingProxyType({"conv": "OI*", "dense": "OI"})
+
+# Keras 1 has no separator: convolution2d_1_W, batchnormalization_1_running_std, conv1_scale_gamma.
+KERAS_1 = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Framework:
     def split(self, name: str) -> tuple[str, str]:
         """A tensor name as layer and parameter; the layer is "" where there is none."""
         layer, _, parameter = name.rpartition(self.separator)
-        # Keras 1, and custom layers of Keras 2, repeat the layer's name: conv1_scale/conv1_scale_gamma.
+        if self.aliases and not layer and (found := KERAS_1.fullmatch(name)):
+            return found[1], found[2]
+        # Custom layers of Keras 2 repeat the layer's name: conv1_scale/conv1_scale_gamma.
         repeated = f"{layer.rpartition(self.separator)[2]}_"
         return layer, parameter.removeprefix(repeated) if self.aliases else parameter
 

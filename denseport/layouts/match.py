@@ -21,11 +21,11 @@ SCALE = ".scale"
 
 # What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
 CLASSES: Mapping[Kind, tuple[str, ...]] = {
-    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d"),
+    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d", "initial_conv2D"),
     "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
     "dense": ("dense",),
 }
-NUMBERED = re.compile(r"(?:.*/)?([a-z_]+?[123]d|[a-z_]+?(?:_v1)?)(?:_(\d+))?")
+NUMBERED = re.compile(r"(?:.*/)?(\w+?)(?:_(\d{1,9}))?")
 
 Shape = tuple[int, ...]
 Groups = Mapping[str, Mapping[str, str]]
@@ -102,10 +102,13 @@ def match(
     """Gives every tensor its role in one layout, or says what keeps them from it."""
     attempts: list[Detection | Misfit] = []
     if layout.numbered or checkpoint.nameless:
+        matched = 0
         try:
-            named = _by_order(checkpoint, groups, framework)
+            in_order = _in_order(checkpoint, groups, framework)
+            matched = len(groups)
+            named = canonical_by_order(in_order)
         except LayoutError as error:
-            return Misfit(layout, 0, f"its layers have no names of their own, and {error}")
+            return Misfit(layout, matched, f"its layers have no names of their own, and {error}")
         attempts.append(_fit(checkpoint, layout, framework, groups, named, drop_head))
     else:
         for spelling in layout.spellings:
@@ -120,8 +123,12 @@ def match(
     return fits[0] if fits else max(misfits, key=lambda misfit: misfit.matched)
 
 
-def _by_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> dict[str, str | None]:
-    """The canonical name of each layer that has but a class and a number, by its place among those of its class."""
+def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> dict[Kind, dict[str, Shape]]:
+    """The layers of each kind in the order of the graph, with the canonical shape of their kernel or scale.
+
+    Raises:
+        LayoutError: A layer has a name that Keras does not give by itself, or no square kernel.
+    """
     found: dict[Kind, list[tuple[int, str, Shape]]] = {"conv": [], "norm": [], "dense": []}
     for layer, parameters in groups.items():
         divided = NUMBERED.fullmatch(layer)
@@ -132,11 +139,13 @@ def _by_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> d
         if "weight" not in canonical:
             raise LayoutError(f"{quoted(layer)} has no {framework.parameters[of][0]}")
         shape = _shape(of, checkpoint.tensors[canonical["weight"]].shape, framework)
+        if len(set(shape[2:])) > 1:
+            raise LayoutError(f"{quoted(layer)} has a kernel that is not square, {shape[2:]}")
         found[of].append((int(divided[2] or 0), layer, shape))
     if checkpoint.format != "h5":  # other formats keep no order: the numbers do
         for layers in found.values():
             layers.sort()
-    return canonical_by_order({of: {layer: shape for _, layer, shape in own} for of, own in found.items()})
+    return {of: {layer: shape for _, layer, shape in own} for of, own in found.items()}
 
 
 def _fit(

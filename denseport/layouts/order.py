@@ -81,5 +81,6 @@ def _config(convs: list[tuple[str, Shape]], norms: list[tuple[str, Shape]]) -> D
         if [layer.shapes["weight"][0] for layer in layers(config) if layer.kind == "norm"] == widths:
             return config
     raise LayoutError(
-        f"the {len(widths)} normalisations in their order do not have the widths that the convolutions ask for"
+        f"its convolutions are those of blocks {'-'.join(map(str, block_config))} with growth rate {growth_rate}, but "
+        f"its {len(widths)} normalisations do not stand where a DenseNet has them"
     )
