@@ -65,6 +65,8 @@ class Checkpoint:
         path: The file, or None where the tensors came from memory.
         wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".
         others: What else the file holds (`epoch`, `optimizer`), by name.
+        backend: The Keras backend that wrote the file, where it says so: on Theano, kernels are rotated by 180 degrees.
+        model_config: The configuration of the Keras model that was saved with its weights, as plain data, or empty.
         nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
     """
 
@@ -76,6 +78,8 @@ class Checkpoint:
     wrapper: str = ""
     others: tuple[str, ...] = ()
     nameless: bool = False
+    backend: str = ""
+    model_config: Mapping[str, Any] = field(default_factory=dict)
     close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __enter__(self) -> Checkpoint:

@@ -154,7 +154,7 @@ def convert(
         framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
         tensors = layouts.from_canonical(weights, layout, framework)
         metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
-        formats.write(tensors, metadata, temporary, to_format)
+        formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))
         confirm(tensors, temporary)
         if _identity(source) != before:
             raise FormatError(f"{source}: changed while it was read; run the conversion again")

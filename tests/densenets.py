@@ -22,7 +22,16 @@ IMAGENET_LAYOUTS = (
     "gpleiss",
     "denseport",
 )
-CIFAR_LAYOUTS = ("andreasveit", "kuangliu", "bearpaw", "titu1994", "keras-contrib", "gpleiss", "denseport")
+CIFAR_LAYOUTS = (
+    "andreasveit",
+    "kuangliu",
+    "bearpaw",
+    "titu1994",
+    "titu1994-2017",
+    "keras-contrib",
+    "gpleiss",
+    "denseport",
+)
 TUTORIAL = DenseNetConfig(
     growth_rate=6,
     block_config=(2, 3),

@@ -101,7 +101,9 @@ def test_half_prefixed_names_are_refused_by_name() -> None:
     arrays = spelled(PLAIN, "torchvision")
     names = list(arrays)
     mixed = {f"module.{name}" if n > 12 else name: arrays[name] for n, name in enumerate(names)}
-    with pytest.raises(LayoutError, match=r"the prefix module\. stands before \d+ names, but not before features\.conv0"):
+    with pytest.raises(
+        LayoutError, match=r"the prefix module\. stands before \d+ names, but not before features\.conv0"
+    ):
         detect(checkpoint(mixed))
 
 

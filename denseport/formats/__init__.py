@@ -15,6 +15,9 @@ from denseport.errors import FormatError, UsageError, quoted
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
+# What a .keras archive may begin with; a PyTorch archive begins with a folder.
+KERAS_ENTRIES = (b"config.json", b"metadata.json", b"model.weights.h5")
+
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
         ".pth": "pth",
@@ -27,7 +30,6 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".safetensors": "safetensors",
     }
 )
-FORMATS = ("pth", "h5", "safetensors")
 
 
 def sniff(path: Path) -> str:
@@ -43,7 +45,7 @@ def sniff(path: Path) -> str:
                 f"{path}: is no file; check the path" if path.exists() else f"{path}: does not exist; check the path"
             )
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(64)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not head:
@@ -53,11 +55,11 @@ def sniff(path: Path) -> str:
     # A safetensors file starts with its header's length, whose first byte may be that of any other format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return "safetensors"
+    if head.startswith(b"PK\x03\x04") and head[30:].startswith(KERAS_ENTRIES):
+        return "keras"
     if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
         return "pth"
-    raise FormatError(
-        f"{path}: starts with {quoted(head[:8])}, which is no zip or pickle (pth), HDF5 (h5) or safetensors file"
-    )
+    raise FormatError(f"{path}: starts with {quoted(head[:8])}, which no pth, h5, safetensors or .keras file does")
 
 
 def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
@@ -72,16 +74,26 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
     return _module(found).read(path)  # type: ignore[no-any-return]
 
 
-def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, format: str) -> None:  # noqa: A002
+def write(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    path: Path,
+    format: str,  # noqa: A002
+    nesting: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes every tensor to `path`, one at a time in memory.
 
+    `nesting` names the inner model of each Keras layer that belongs to one; other formats have no such thing.
     A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one.
 
     Raises:
         FormatError: The container cannot hold these names or dtypes.
     """
-    module = "keras3" if format == "h5" and path.name.endswith(".weights.h5") else format
-    _module(module).write(tensors, metadata, path)
+    if format == "h5":
+        keras = _module("keras3" if path.name.endswith(".weights.h5") else "h5")
+        keras.write(tensors, metadata, path, nesting)
+    else:
+        _module(format).write(tensors, metadata, path)
 
 
 def by_suffix(path: Path) -> str:

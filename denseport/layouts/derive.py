@@ -96,7 +96,7 @@ def derive(checkpoint: Checkpoint) -> str:
         layers = list(_layers(checkpoint, groups, framework))
         names = _names(layers)
         text = _toml(names, framework, len(layers))
-        found = match(checkpoint, parse(text, "derived.toml"), framework, groups, drop_head=False)
+        found = match(checkpoint, parse(text, "derived.toml"), framework, groups, {}, drop_head=False)
         if not isinstance(found, Detection):
             raise LayoutError(found.reason)
     except LayoutError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed
+from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
 from denseport.layouts.match import Detection, Groups, Misfit, grouped, match
+from denseport.layouts.model_config import observed_traits
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 
@@ -31,10 +33,14 @@ def detect(
     file = checkpoint.path or "the given tensors"
     if not checkpoint.tensors:
         raise LayoutError(f"{file}: holds no tensors; nothing can be converted from it")
+    try:
+        observed = observed_traits(checkpoint.model_config) if checkpoint.model_config else {}
+    except LayoutError as error:
+        raise LayoutError(f"{file}: {error}") from None
     misfits: list[Misfit] = []
     for candidates in _candidates(checkpoint, layout):
         for prefix, originals in without_prefixes(checkpoint.tensors):
-            fits, others = _try(checkpoint, candidates, originals, head == "drop")
+            fits, others = _try(checkpoint, candidates, originals, observed, head == "drop")
             if fits:
                 return _one(fits, checkpoint).under(prefix)
             misfits += others
@@ -49,20 +55,26 @@ def _candidates(checkpoint: Checkpoint, layout: str | Path | None) -> list[list[
     if recorded := [candidate for candidate in known if candidate.name == checkpoint.metadata.get("layout")]:
         return [recorded, [candidate for candidate in known if candidate.detected]]
     if checkpoint.nameless:
-        return [[c for c in known if c.nameless], [c for c in known if c.numbered and c.detected]]
+        of_keras = [c for c in known if c.detected and KERAS in c.frameworks and TORCH not in c.frameworks]
+        return [[c for c in known if c.nameless], of_keras]
     return [[candidate for candidate in known if candidate.detected]]
 
 
 def _try(
-    checkpoint: Checkpoint, candidates: list[Layout], originals: Mapping[str, str], drop_head: bool
+    checkpoint: Checkpoint,
+    candidates: list[Layout],
+    originals: Mapping[str, str],
+    observed: Mapping[str, Any],
+    drop_head: bool,
 ) -> tuple[list[Detection], list[Misfit]]:
     groups: dict[str, Groups] = {}
     tried = []
     for candidate in candidates:
-        for framework in candidate.frameworks:
+        for own in candidate.frameworks:
+            framework = KERAS_ON_THEANO if own is KERAS and checkpoint.backend == "theano" else own
             if framework.name not in groups:
                 groups[framework.name] = grouped(originals, framework)
-            tried.append(match(checkpoint, candidate, framework, groups[framework.name], drop_head=drop_head))
+            tried.append(match(checkpoint, candidate, framework, groups[framework.name], observed, drop_head=drop_head))
     return [t for t in tried if isinstance(t, Detection)], [t for t in tried if isinstance(t, Misfit)]
 
 

@@ -105,4 +105,7 @@ KERAS = Framework(
 
 THEANO = replace(KERAS, name="theano", axes={"conv": "OI*", "dense": "IO"}, flattened="C*", rotated=True)
 
+# Keras 2 keeps its own axes on every backend, but the kernels are Theano's all the same.
+KERAS_ON_THEANO = replace(KERAS, name="keras", rotated=True)
+
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({"torch": TORCH, "keras": KERAS, "theano": THEANO})

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from denseport.config import DenseNetConfig, Traits
+from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 
 Shape = tuple[int, ...]
@@ -16,8 +16,8 @@ MAX_LAYERS = 4096
 MAX_BLOCKS = 64
 
 
-def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any], traits: Traits) -> DenseNetConfig:
-    """The configuration that canonical names and shapes come from.
+def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -> DenseNetConfig:
+    """The configuration that canonical names and shapes come from, with default traits.
 
     Where tensors disagree, the value that most of them have is taken, so that comparing with
     `architecture.shapes` afterwards names the few that are wrong. `architecture` holds what the layout knows;
@@ -70,7 +70,6 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any], t
         transition_widths=tuple(transition_widths),
         in_channels=stems[0][1][1],
         num_classes=classifier[0] if classifier else None,
-        traits=traits,
         **{**present, **architecture},
     )
     return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from denseport.architecture import Kind, kind, shapes
 from denseport.checkpoint import Checkpoint
@@ -21,7 +22,7 @@ SCALE = ".scale"
 
 # What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
 CLASSES: Mapping[Kind, tuple[str, ...]] = {
-    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d", "initial_conv2D"),
+    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d"),
     "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
     "dense": ("dense",),
 }
@@ -42,7 +43,7 @@ class Detection:
         roles: Canonical tensor name to the name in the checkpoint, in graph order.
         scales: Canonical normalisation to the names of the weight and bias of the scale layer that follows it.
         counters: Canonical normalisation to the name of its step counter in the checkpoint.
-        dropped: Tensors of a head that was not asked for.
+        dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         prefix: What stood before the names and was taken off, or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
     """
@@ -97,19 +98,34 @@ def grouped(originals: Mapping[str, str], framework: Framework) -> Groups:
 
 
 def match(
-    checkpoint: Checkpoint, layout: Layout, framework: Framework, groups: Groups, *, drop_head: bool
+    checkpoint: Checkpoint,
+    layout: Layout,
+    framework: Framework,
+    groups: Groups,
+    observed: Mapping[str, Any],
+    *,
+    drop_head: bool,
 ) -> Detection | Misfit:
-    """Gives every tensor its role in one layout, or says what keeps them from it."""
+    """Gives every tensor its role in one layout, or says what keeps them from it.
+
+    Args:
+        checkpoint: The tensors.
+        layout: The layout to try.
+        framework: One of the layout's frameworks.
+        groups: The tensors' names as that framework divides them.
+        observed: Traits that the file states itself; they come before the layout's.
+        drop_head: Whether dense layers beside the body may be left out.
+    """
     attempts: list[Detection | Misfit] = []
     if layout.numbered or checkpoint.nameless:
         matched = 0
         try:
-            in_order = _in_order(checkpoint, groups, framework)
+            in_order = _in_order(checkpoint, groups, framework, layout.numbered.get("stem", ("",))[0])
             matched = len(groups)
             named = canonical_by_order(in_order)
         except LayoutError as error:
             return Misfit(layout, matched, f"its layers have no names of their own, and {error}")
-        attempts.append(_fit(checkpoint, layout, framework, groups, named, drop_head))
+        attempts.append(_fit(checkpoint, layout, framework, groups, named, observed, drop_head))
     else:
         for spelling in layout.spellings:
             named = {layer: spelling.canonical(layer) for layer in groups}
@@ -117,22 +133,27 @@ def match(
             if known * 2 < len(groups):
                 attempts.append(Misfit(layout, known, f"it has names for {known} of the {len(groups)} layers alone"))
             else:
-                attempts.append(_fit(checkpoint, layout, framework, groups, named, drop_head))
+                attempts.append(_fit(checkpoint, layout, framework, groups, named, observed, drop_head))
     fits = [attempt for attempt in attempts if isinstance(attempt, Detection)]
     misfits = [attempt for attempt in attempts if isinstance(attempt, Misfit)]
     return fits[0] if fits else max(misfits, key=lambda misfit: misfit.matched)
 
 
-def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> dict[Kind, dict[str, Shape]]:
+def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework, stem: str) -> dict[Kind, dict[str, Shape]]:
     """The layers of each kind in the order of the graph, with the canonical shape of their kernel or scale.
+
+    `stem` is the name of the first convolution where it has one.
 
     Raises:
         LayoutError: A layer has a name that Keras does not give by itself, or no square kernel.
     """
+    if stem and stem not in groups:
+        raise LayoutError(f"there is no {stem}")
     found: dict[Kind, list[tuple[int, str, Shape]]] = {"conv": [], "norm": [], "dense": []}
     for layer, parameters in groups.items():
         divided = NUMBERED.fullmatch(layer)
         of = next((of for of, classes in CLASSES.items() if divided and divided[1] in classes), None)
+        of = "conv" if layer == stem else of
         if of is None or divided is None:
             raise LayoutError(f"{quoted(layer)} is none of Keras' own names for convolutions, norms and dense layers")
         canonical = {framework.canonical_parameter(of, parameter): name for parameter, name in parameters.items()}
@@ -141,7 +162,7 @@ def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> d
         shape = _shape(of, checkpoint.tensors[canonical["weight"]].shape, framework)
         if len(set(shape[2:])) > 1:
             raise LayoutError(f"{quoted(layer)} has a kernel that is not square, {shape[2:]}")
-        found[of].append((int(divided[2] or 0), layer, shape))
+        found[of].append((-1 if layer == stem else int(divided[2] or 0), layer, shape))
     if checkpoint.format != "h5":  # other formats keep no order: the numbers do
         for layers in found.values():
             layers.sort()
@@ -154,6 +175,7 @@ def _fit(
     framework: Framework,
     groups: Groups,
     named: Mapping[str, str | None],
+    observed: Mapping[str, Any],
     drop_head: bool,
 ) -> Detection | Misfit:
     """Gives every tensor its role, given the canonical name of each layer that has one."""
@@ -161,6 +183,7 @@ def _fit(
     roles: dict[str, str] = {}
     counters: dict[str, str] = {}
     strangers: dict[str, dict[str, str]] = {}
+    extra: list[str] = []
     for layer, parameters in groups.items():
         canonical = named[layer]
         for parameter, original in parameters.items():
@@ -168,6 +191,8 @@ def _fit(
             own = framework.canonical_parameter(of, parameter) if canonical else None
             if canonical and of == "norm" and framework.counter and parameter == framework.counter:
                 counters[canonical] = original
+            elif own is None and original.rpartition(".")[2] in layout.extra:
+                extra.append(original)
             elif own is None:
                 strangers.setdefault(layer, {})[parameter] = original
             elif f"{canonical}.{own}" in roles:
@@ -177,7 +202,7 @@ def _fit(
 
     canonical_shapes = {role: _role_shape(role, tensors[name].shape, framework) for role, name in roles.items()}
     try:
-        config = infer_config(canonical_shapes, layout.architecture, _traits(checkpoint, layout))
+        config = infer_config(canonical_shapes, layout.architecture)
     except LayoutError as error:
         return Misfit(layout, len(roles), str(error))
     head = _head(strangers, checkpoint, framework, config)
@@ -186,13 +211,13 @@ def _fit(
             role = f"{CLASSIFIER}.{framework.canonical_parameter('dense', parameter)}"
             roles[role] = original
             canonical_shapes[role] = _role_shape(role, tensors[original].shape, framework)
-        config = infer_config(canonical_shapes, layout.architecture, config.traits)
-    config = config.replace(**_unrecorded_variant(checkpoint, layout, config))
+        config = infer_config(canonical_shapes, layout.architecture)
+    config = config.replace(traits=_traits(checkpoint, layout, config, observed))
 
-    dropped: tuple[str, ...] = ()
+    dropped = tuple(extra)
     if drop_head and config.num_classes is None and strangers:
         heads = [layer for layer, own in strangers.items() if all(len(tensors[o].shape) < 3 for o in own.values())]
-        dropped = tuple(original for layer in heads for original in strangers.pop(layer).values())
+        dropped += tuple(original for layer in heads for original in strangers.pop(layer).values())
     expected = shapes(config)
     scales = {
         norm: (roles.pop(f"{norm}{SCALE}.weight"), roles.pop(f"{norm}{SCALE}.bias"))
@@ -206,6 +231,8 @@ def _fit(
         problems.append(f"unexpected {listed(unexpected)}")
     if problems:
         return Misfit(layout, len(roles), "; ".join(problems), len(unexpected) + len(expected.keys() - roles.keys()))
+    if checkpoint.nameless and layout.nameless and (reason := layout.cannot_build(config)):
+        return Misfit(layout, len(roles), reason)
     in_order = {role: roles[role] for role in expected}
     return Detection(layout, framework, config, in_order, scales, counters, dropped, head=head)
 
@@ -267,14 +294,9 @@ def _recorded(checkpoint: Checkpoint, layout: Layout) -> dict[str, object]:
     )
 
 
-def _traits(checkpoint: Checkpoint, layout: Layout) -> Traits:
-    """The traits that file and layout have before the architecture is known; the layout's own come first."""
-    return Traits(**{**_recorded(checkpoint, layout), **layout.traits})
-
-
-def _unrecorded_variant(checkpoint: Checkpoint, layout: Layout, config: DenseNetConfig) -> dict[str, object]:
-    """The traits of the layout's variant that fits the architecture, unless the file recorded its own."""
-    return {} if _recorded(checkpoint, layout) else layout.traits_of(config)
+def _traits(checkpoint: Checkpoint, layout: Layout, config: DenseNetConfig, observed: Mapping[str, Any]) -> Traits:
+    """What the file's own model configuration says, else what an earlier conversion recorded, else the layout's."""
+    return Traits(**{**layout.traits_of(config), **_recorded(checkpoint, layout), **observed})
 
 
 def _head(

@@ -38,14 +38,14 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "names": frozenset(LAYERS),
     "plain": frozenset(LAYERS),
     "scales": NORMS,
-    "numbered": frozenset({"conv", "norm", "dense"}),
+    "numbered": frozenset({"stem", "conv", "norm", "dense"}),
     "traits": TRAIT_NAMES,
     "architecture": CONFIG_FACTS,
     "builds": CONFIG_FACTS | DERIVED_FACTS,
 }
 FLAGS: Mapping[str, bool] = {"counters": False, "nameless": False, "detected": True}
-TEXTS = ("title", "source", "extends")
-KEYS = frozenset({*SECTIONS, *FLAGS, *TEXTS, "frameworks", "variants"})
+TEXTS = ("title", "source", "extends", "nested")
+KEYS = frozenset({*SECTIONS, *FLAGS, *TEXTS, "frameworks", "variants", "extra"})
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME = 200
 
@@ -130,6 +130,8 @@ class _Parser:
             variants=tuple(self.variant(variant) for variant in self.table.get("variants", base.get("variants", []))),
             architecture=self.facts(sections["architecture"]),
             builds=_hashable(sections["builds"]),
+            extra=self.strings("extra", extra) if (extra := self.table.get("extra", base.get("extra"))) else (),
+            nested=self.table.get("nested", base.get("nested", "")),
             **{flag: self.flag(flag, base.get(flag, default)) for flag, default in FLAGS.items()},
         )
 

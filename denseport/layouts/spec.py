@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from denseport.architecture import Kind, kind
-from denseport.config import DenseNetConfig, Traits
+from denseport.architecture import Kind, kind, layers
+from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.template import Template, canonical_template
@@ -40,11 +40,14 @@ class Layout:
         names: Canonical layer template to this layout's spellings; all are read, the first is written.
         plain: The same for the layers of nets without bottleneck, where those are called otherwise.
         scales: Canonical normalisation template to the spellings of the scale layer that follows it, folded when read.
-        numbered: Class names of layers that have only a class and a number, by kind; then `names` is empty.
+        numbered: Class names of layers that have only a class and a number, by kind, and perhaps the name of the
+            `stem`'s convolution, the only one with a name; then `names` is empty.
         traits: What every net of this layout has; a trait that is not named is free.
         variants: Traits that only some of its nets have.
         architecture: Fields of `DenseNetConfig` that are the same in every net of this layout.
         builds: What the layout's own library can build, beyond `architecture`; `*` stands for any value but None.
+        extra: Tensors that such a net may have and that are none of its weights; they are left out, and it is said.
+        nested: The name of the model within the model that holds everything but the classifier, or "".
         counters: Whether the step counters of normalisations are written.
         nameless: Whether a file that records no layer names is taken to be of this layout.
         detected: Whether the layout is recognised by itself; else it must be asked for.
@@ -57,11 +60,13 @@ class Layout:
     names: Names
     plain: Names
     scales: Names
-    numbered: Mapping[Kind, tuple[str, ...]]
+    numbered: Mapping[str, tuple[str, ...]]
     traits: Mapping[str, Any]
     variants: tuple[Variant, ...]
     architecture: Mapping[str, Any]
     builds: Mapping[str, Any]
+    extra: tuple[str, ...]
+    nested: str
     counters: bool
     nameless: bool
     detected: bool
@@ -110,9 +115,12 @@ class Layout:
                 different[trait] = (own, value)
         return different
 
-    def default_traits(self) -> Traits:
-        """The layout's traits, before an architecture is known."""
-        return Traits(**self.traits)
+    def nesting(self, config: DenseNetConfig) -> dict[str, str]:
+        """The layers that an inner model holds, each with that model's name; none where there is no classifier."""
+        if not self.nested or config.num_classes is None:
+            return {}
+        body = [layer.name for layer in layers(config) if layer.kind != "dense"]
+        return {self.spelling(config).layer(layer): self.nested for layer in body}
 
 
 class Spelling:
@@ -171,6 +179,8 @@ class Numbering:
 
     def layer(self, canonical: str) -> str:
         """The name of the next layer of its kind."""
+        if canonical == "stem.conv" and "stem" in self._classes:
+            return self._classes["stem"][0]
         of = kind(canonical)
         number = self._counts.get(of, 0)
         self._counts[of] = number + 1

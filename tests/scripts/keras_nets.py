@@ -2,7 +2,8 @@
 
 Works with keras and with tf_keras (KERAS=tf_keras), whose layers have other names. `save` writes FOLDER/NAME.h5 (a
 whole model), NAME.weights.h5, NAME-nested.h5 and NAME-nested.weights.h5 (a Sequential over a headless net). `load`
-reads NAME.h5 and, in Keras 3, NAME.weights.h5. Both write FOLDER/NAME.npy, the logits for FOLDER/images.npy (N, H, W, C).
+reads NAME.h5 and, in Keras 3, NAME.weights.h5. Both write FOLDER/NAME.npy, the logits for FOLDER/images.npy
+(N, H, W, C).
 """
 
 from __future__ import annotations

@@ -1,0 +1,208 @@
+"""Groups and their links, of which only hard ones are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
+
+from denseport.errors import quoted
+from denseport.formats.hdf5 import dense
+from denseport.formats.hdf5.attributes import Attribute, decoded, read_attributes
+from denseport.formats.hdf5.datasets import Dataset
+from denseport.formats.hdf5.file import UNDEFINED, Fields, File
+from denseport.formats.hdf5.headers import Header, Kind, read_header
+from denseport.formats.hdf5.trees import leaves
+
+LINK_KINDS: dict[int, Literal["hard", "soft", "external"]] = {0: "hard", 1: "soft", 64: "external"}
+CACHED_SOFT_LINK = 2
+# A group that links to itself has paths of any length.
+PATH_AT_MOST = 64
+
+
+class Link(NamedTuple):
+    """A name in a group. Only a hard link has an address; `order` is when it was made, where the file tells."""
+
+    name: str
+    kind: Literal["hard", "soft", "external", "user-defined"]
+    address: int
+    order: int
+
+
+class Group:
+    """A group: links by name, attributes by name.
+
+    Attributes:
+        path: Where it was found, from the root, for errors.
+        address: Of its object header: the same for all hard links to one group.
+    """
+
+    def __init__(self, file: File, header: Header, path: str) -> None:
+        self._file = file
+        self._header = header
+        self._opened: dict[str, Group | Dataset] = {}
+        self.path = path
+        self.address = header.address
+
+    @cached_property
+    def links(self) -> dict[str, Link]:
+        """Every link by name: in order of creation where the file records it, else by name.
+
+        Raises:
+            FormatError: The index of the group is broken, or a name occurs twice.
+        """
+        found = sorted(self._links(), key=lambda link: (link.order, link.name))
+        links = {link.name: link for link in found}
+        if len(links) != len(found):
+            raise self._file.broken(f"{self._header.what} has two links of one name")
+        return links
+
+    @cached_property
+    def attributes(self) -> dict[str, Attribute]:
+        """Every attribute by name, in the order of the file; values are not looked at.
+
+        Raises:
+            FormatError: One of them cannot be read as far as its name, or a name occurs twice.
+        """
+        return read_attributes(self._file, self._header)
+
+    def child(self, name: str) -> Group | Dataset:
+        """What the hard link of this name leads to.
+
+        Raises:
+            FormatError: There is no such link, it is no hard link, or it leads to no sound group or dataset.
+        """
+        if name not in self._opened:
+            link = self.links.get(name)
+            where = f"{self.path}/{name}"
+            if link is None:
+                raise self._file.broken(f"{quoted(where)} is named but is not there")
+            if link.kind != "hard":
+                raise self._file.refused(
+                    f"{quoted(where)} is no hard link but {link.kind}, which may lead anywhere",
+                    "save the weights themselves into one file with Keras",
+                )
+            self._opened[name] = _open(self._file, link.address, where)
+        return self._opened[name]
+
+    def find(self, path: str) -> Group | Dataset:
+        """What lies at a path of names joined by `/`, below this group.
+
+        Raises:
+            FormatError: As for `child`, or the path is absolute, absurdly long, or has `.` or `..` in it.
+        """
+        found: Group | Dataset = self
+        names = path.split("/")
+        if len(names) > PATH_AT_MOST or not {"", ".", ".."}.isdisjoint(names):
+            raise self._file.broken(f"{quoted(self.path)} names {quoted(path)}, which is no path of names")
+        for name in names:
+            if not isinstance(found, Group):
+                raise self._file.broken(f"{quoted(found.path)} is a dataset where {quoted(path)} needs a group")
+            found = found.child(name)
+        return found
+
+    def group(self, path: str) -> Group:
+        """The group at a path.
+
+        Raises:
+            FormatError: As for `find`, or there is a dataset.
+        """
+        found = self.find(path)
+        if not isinstance(found, Group):
+            raise self._file.broken(f"{quoted(found.path)} is a dataset where a group was expected")
+        return found
+
+    def dataset(self, path: str) -> Dataset:
+        """The dataset at a path.
+
+        Raises:
+            FormatError: As for `find`, or there is a group.
+        """
+        found = self.find(path)
+        if not isinstance(found, Dataset):
+            raise self._file.broken(f"{quoted(found.path)} is a group where a dataset was expected")
+        return found
+
+    def _links(self) -> Iterator[Link]:
+        """Source: sections IV.A.2.c, g and r, on the Link Info, Link and Symbol Table messages."""
+        table = self._header.only(Kind.SYMBOL_TABLE, self._file)
+        if table is not None:
+            tree, heap = self._fields(table).unpack("QQ")
+            yield from _symbols(self._file, tree, heap, self._header.what)
+        for body in self._header.every(Kind.LINK, self._file):
+            yield self._link(body)
+        info = self._header.only(Kind.LINK_INFO, self._file)
+        if info is not None:
+            fields = self._fields(info)
+            _, flags = fields.unpack("BB")
+            fields.take(8 if flags & 1 else 0)
+            heap, names = fields.unpack("QQ")
+            if heap != UNDEFINED:
+                for body in dense.objects(self._file, heap, names, dense.LINK_NAMES, self._header.what):
+                    yield self._link(body)
+
+    def _link(self, body: bytes) -> Link:
+        fields = self._fields(body)
+        version, flags = fields.unpack("BB")
+        if version != 1:
+            raise self._file.broken(f"{self._header.what} has a link of version {version}")
+        (kind,) = fields.unpack("B") if flags & 0x08 else (0,)
+        (order,) = fields.unpack("Q") if flags & 0x04 else (0,)
+        fields.take(1 if flags & 0x10 else 0)
+        name = fields.take(fields.integer(1 << (flags & 0b11)))
+        (address,) = fields.unpack("Q") if kind == 0 else (UNDEFINED,)
+        return Link(decoded(self._file, name, self._header.what), LINK_KINDS.get(kind, "user-defined"), address, order)
+
+    def _fields(self, body: bytes) -> Fields:
+        return Fields(self._file, body, self._header.what)
+
+
+def open_root(file: File) -> Group:
+    """The group at the top of a file.
+
+    Raises:
+        FormatError: There is none.
+    """
+    header = read_header(file, file.root, "the root group")
+    return Group(file, header, "")
+
+
+def _open(file: File, address: int, path: str) -> Group | Dataset:
+    header = read_header(file, address, quoted(path))
+    if Kind.LAYOUT in header.messages:
+        return Dataset(file, header, path, partial(_dtype_mark, file, header))
+    if Kind.SYMBOL_TABLE in header.messages or Kind.LINK_INFO in header.messages:
+        return Group(file, header, path)
+    raise file.broken(f"{quoted(path)} is neither a group nor a dataset")
+
+
+def _dtype_mark(file: File, header: Header) -> str | None:
+    attribute = read_attributes(file, header).get("dtype")
+    return attribute.text() if attribute is not None else None
+
+
+def _symbols(file: File, tree: int, heap: int, what: str) -> Iterator[Link]:
+    """The links of a group of the older kind: a tree of nodes of symbols whose names lie in a heap.
+
+    Source: sections III.A.1, III.B and III.D, on version 1 B-trees, symbol table nodes and local heaps.
+    """
+    fields = Fields(file, file.at(heap, 32, what), what)
+    signature, size, _, address = fields.take(8), *fields.unpack("QQQ")
+    if signature[:4] != b"HEAP":
+        raise file.broken(f"{what} has no names at address {heap}")
+    names = file.at(address, size, what)
+    for _, node in leaves(file, tree, 0, 8, what):
+        fields = Fields(file, file.at(node, 8, what), what)
+        signature, (count,) = fields.take(6), fields.unpack("H")
+        if signature[:4] != b"SNOD":
+            raise file.broken(f"{what} has no symbols at address {node}")
+        fields = Fields(file, file.at(node + 8, 40 * count, what), what)
+        for _ in range(count):
+            name, header, cached = fields.unpack("QQI20x")
+            end = names.find(b"\0", name) if name < len(names) else -1
+            if end < 0:
+                raise file.broken(f"{what} has a link whose name lies outside its heap")
+            # Names may overlap in the heap.
+            file.charge(end - name)
+            text = decoded(file, names[name:end], what)
+            yield Link(text, "soft", UNDEFINED, 0) if cached == CACHED_SOFT_LINK else Link(text, "hard", header, 0)

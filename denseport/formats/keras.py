@@ -1,0 +1,54 @@
+"""The `.keras` archive of Keras 3: a zip of `config.json`, `metadata.json` and `model.weights.h5`; read only.
+
+The config is read as data: no class that it names is looked up, let alone built.
+Source: keras/src/saving/saving_lib.py, `save_model`, `_save_model_to_fileobj`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from denseport.checkpoint import Checkpoint
+from denseport.errors import FormatError
+from denseport.formats import keras3
+from denseport.formats.hdf5 import File, open_root
+from denseport.formats.mapped_file import MappedFile
+from denseport.formats.model_config import parse_config
+from denseport.formats.zip_archive import ZipArchive
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+MAX_CONFIG_BYTES = 16 << 20
+
+
+def read(path: Path) -> Checkpoint:
+    """The tensors of the archive's weights, named `<layer>/<variable>`, and the model's config as data.
+
+    Raises:
+        FormatError: The archive is broken or unsafe, lacks its config or weights, or has them compressed.
+    """
+    archive = MappedFile(path)
+    try:
+        zipped = ZipArchive(archive)
+        for name in (CONFIG, WEIGHTS):
+            if name not in zipped.entries:
+                raise FormatError(
+                    f"{path}: has no {name}, so it is no .keras file; save the model again with model.save"
+                )
+        weights = zipped.entries[WEIGHTS]
+        if weights.deflated:
+            raise FormatError(f"{path}: its {WEIGHTS} is compressed, which Keras never does; zip it stored (zip -0)")
+        zipped.open(weights).release()  # verifies its checksum
+        config = parse_config(zipped.content(zipped.entries[CONFIG], MAX_CONFIG_BYTES), f"{path}: {CONFIG}")
+        about = (
+            parse_config(zipped.content(zipped.entries[METADATA], MAX_CONFIG_BYTES), f"{path}: {METADATA}")
+            if METADATA in zipped.entries
+            else {}
+        )
+    finally:
+        archive.close()
+    file = File(path, weights.start, weights.size)
+    checkpoint = keras3.read(file, open_root(file))
+    version = about.get("keras_version")
+    container = f"Keras 3 .keras archive ({version})" if isinstance(version, str) else "Keras 3 .keras archive"
+    return replace(checkpoint, format="keras", container=container, wrapper=WEIGHTS, model_config=config)
