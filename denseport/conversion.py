@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,13 +136,13 @@ def convert(
         from denseport import parity
 
         parity.require_frameworks()
+    formats.sniff(source)
+    before = _identity(source)
     with (
+        _in_background(_sha256, source) as hashed,
         opened(source, from_layout, from_format, head) as (checkpoint, found),
         replacing(target, force=force) as temporary,
-        ThreadPoolExecutor(1) as background,
     ):
-        before = _identity(source)
-        hashed = background.submit(_sha256, source)
         weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
         layout, notes = _target_layout(weights.config, to_format, to_layout, allow_trait_mismatch, compensate_epsilon)
@@ -252,6 +254,13 @@ def _metadata(
     metadata.pop(COUNTERS, None)
     counts = "" if framework.counter and layout.counters else counters_to_text(weights)
     return {**metadata, COUNTERS: counts} if counts else metadata
+
+
+@contextmanager
+def _in_background(work: Callable[[Path], str], path: Path) -> Iterator[Future[str]]:
+    """Runs `work` in a thread of its own, which has ended when the block has."""
+    with ThreadPoolExecutor(1) as background:
+        yield background.submit(work, path)
 
 
 def _sha256(path: Path) -> str:

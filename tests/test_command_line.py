@@ -120,7 +120,7 @@ HEAVY = ("torch", "keras", "tensorflow", "jax", "rich", "h5py")
         ("import denseport, denseport.cli", set()),
         ("import denseport; denseport.convert, denseport.inspect, denseport.diff, denseport.translate", set()),
         ("import denseport; denseport.verify", set()),
-        ("import denseport; denseport.convert('{pth}', '{tmp}/x.weights.h5', verify=False)", {"h5py"}),
+        ("import denseport; denseport.convert('{pth}', '{tmp}/x.weights.h5', verify=False)", set()),
         ("import denseport; denseport.convert('{pth}', '{tmp}/x.pth', verify=False)", set()),
         ("import torch", {"torch"}),
     ],

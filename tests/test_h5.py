@@ -367,8 +367,8 @@ def test_datasets_of_hdf5_before_1_6_are_read(tmp_path: Path, version: int, stor
 
 def test_groups_of_many_layers_are_read(tmp_path: Path) -> None:
     """Enough of them for trees of two levels, in the older kind of group and in the newer."""
-    layers = {f"layer_{index}": {f"layer_{index}/kernel:0": np.full(1, index, "f4")} for index in range(3000)}
-    expected = {f"layer_{index}/kernel": np.full(1, index, "f4") for index in range(3000)}
+    layers = {f"layer_{index}": {f"layer_{index}/kernel:0": np.full(1, index, "f4")} for index in range(1300)}
+    expected = {f"layer_{index}/kernel": np.full(1, index, "f4") for index in range(1300)}
     for libver in ("earliest", "latest"):
         with h5py.File(tmp_path / "x.h5", "w", libver=libver) as file:
             fill(file, layers)

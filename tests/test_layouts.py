@@ -171,23 +171,40 @@ def test_no_tensors_are_refused() -> None:
         detect(checkpoint({}))
 
 
-@pytest.mark.parametrize("config", [PLAIN, VARIANTS["densenet121"], SMALL["no classifier"][0]])
-def test_layers_without_names_are_told_by_class_and_order(config: DenseNetConfig) -> None:
+def nameless(config: DenseNetConfig) -> tuple[Checkpoint, dict[str, np.ndarray]]:
+    """A net of keras.applications' kind without its layers' names, and the same arrays by their names there."""
     arrays = spelled(config, "keras-applications")
     counts: dict[str, dict[str, int]] = {}
-    nameless = {}
+    numbered = {}
     for name, array in arrays.items():
         layer, parameter = name.split("/")
         parameters = {n.split("/")[1] for n in arrays if n.startswith(f"{layer}/")}
         kind = "batch_normalization" if "gamma" in parameters else "dense" if "bias" in parameters else "conv2d"
         number = counts.setdefault(kind, {}).setdefault(layer, len(counts.get(kind, {})))
-        nameless[f"{kind}_{number}/{parameter}"] = array
-    by_class = dict(sorted(nameless.items(), key=lambda item: item[0].split("_")[0]))
-    found = detect(checkpoint(by_class, nameless=True))
+        numbered[f"{kind}_{number}/{parameter}"] = array
+    by_class = dict(sorted(numbered.items(), key=lambda item: item[0].split("_")[0]))
+    return checkpoint(by_class, nameless=True), arrays
+
+
+KERAS_SMALL = DenseNetConfig.bc(32, (2, 1, 1, 2), 64, num_classes=7)
+
+
+@pytest.mark.parametrize("config", [KERAS_SMALL, VARIANTS["densenet121"], KERAS_SMALL.replace(num_classes=None)])
+def test_layers_without_names_are_told_by_class_and_order(config: DenseNetConfig) -> None:
+    read, arrays = nameless(config)
+    found = detect(read)
     assert found.layout.name == "keras-applications"
-    roles = {role: nameless[name] for role, name in found.roles.items()}
+    assert "no layer names" in found.notes(read)[0]
+    roles = {role: read.tensors[name].read() for role, name in found.roles.items()}
     expected = {role: arrays[name] for role, name in detect(checkpoint(arrays)).roles.items()}
     assert equal(roles, expected)
+
+
+def test_layers_without_names_that_keras_applications_cannot_build_are_asked_about() -> None:
+    read, _ = nameless(PLAIN)
+    with pytest.raises(LayoutError, match=r"fits .*keras-hub.* alike; they differ in epsilon and .*padding"):
+        detect(read)
+    assert detect(read, "keras-hub").config.replace(traits=PLAIN.traits) == PLAIN
 
 
 def test_both_frameworks_spellings_of_the_canonical_layout_are_told_apart() -> None:

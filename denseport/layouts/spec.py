@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from denseport.architecture import Kind, kind, layers
 from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 from denseport.layouts.frameworks import Framework
-from denseport.layouts.template import Template, canonical_template
+from denseport.layouts.template import Template, canonical_template, outline
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
 EPSILON_ROUNDING = 2e-8
@@ -134,8 +133,9 @@ class Spelling:
             (Template(canonical), own, ".scale") for canonical, spellings in layout.scales.items() for own in spellings
         ]
         # A name without indices goes before a template that would fit it too.
-        self._readings = sorted(every, key=lambda reading: len(reading[1].letters))
-        self._any = re.compile("|".join(f"(?P<_{n}>{own.pattern})" for n, (_, own, _) in enumerate(self._readings)))
+        self._readings: dict[str, list[tuple[Template, Template, str]]] = {}
+        for reading in sorted(every, key=lambda reading: len(reading[1].letters)):
+            self._readings.setdefault(reading[1].outline, []).append(reading)
 
     def layer(self, canonical: str) -> str:
         """The layout's name for a canonical layer.
@@ -154,12 +154,10 @@ class Spelling:
 
         The scale layer of a normalisation is that one's canonical name and `.scale`.
         """
-        found = self._any.fullmatch(layer)
-        if found is None:
-            return None
-        canonical, own, suffix = self._readings[int((found.lastgroup or "_0")[1:])]
-        indices = own.indices(layer)
-        return None if indices is None else canonical.format(indices) + suffix
+        for canonical, own, suffix in self._readings.get(outline(layer), ()):
+            if (indices := own.indices(layer)) is not None:
+                return canonical.format(indices) + suffix
+        return None
 
     def _spelled(self, names: Names, canonical: str) -> str:
         template, indices = canonical_template(canonical)

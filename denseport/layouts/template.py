@@ -11,6 +11,7 @@ from denseport.errors import LayoutError, quoted
 
 PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9])?\}")
 CANONICAL_INDEX = re.compile(r"(block|layer|transition|stem\.conv|stem\.norm)([1-9][0-9]*)")
+NUMBER = re.compile(r"[0-9]+")
 LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "stem.norm": "s"}
 
 
@@ -43,15 +44,14 @@ class Template:
         """The name for the given canonical indices."""
         return PLACEHOLDER.sub(lambda found: str(indices[found[1]] + int(found[2] or 0)), self.text)
 
-    @cached_property
-    def pattern(self) -> str:
-        """A regular expression without groups; it cannot backtrack, since a literal divides any two indices."""
-        literals = PLACEHOLDER.split(self.text)[::3]
-        return r"(?:0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals)
+    @property
+    def outline(self) -> str:
+        """What `outline` gives for every name of this template."""
+        return outline(PLACEHOLDER.sub("0", self.text))
 
     def indices(self, name: str) -> dict[str, int] | None:
         """The canonical indices in a name of this template, or None where it is not one or counts from too low."""
-        found = self._grouped.fullmatch(name)
+        found = self._pattern.fullmatch(name)
         if found is None:
             return None
         placed = zip(PLACEHOLDER.findall(self.text), found.groups(), strict=True)
@@ -59,8 +59,15 @@ class Template:
         return indices if all(index >= 1 for index in indices.values()) else None
 
     @cached_property
-    def _grouped(self) -> re.Pattern[str]:
-        return re.compile(self.pattern.replace("(?:0|", "(0|"))
+    def _pattern(self) -> re.Pattern[str]:
+        """It cannot backtrack, since a literal divides any two indices."""
+        literals = PLACEHOLDER.split(self.text)[::3]
+        return re.compile(r"(0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals))
+
+
+def outline(name: str) -> str:
+    """A name with each number in it replaced by `#`, by which templates are looked up."""
+    return NUMBER.sub("#", name)
 
 
 def canonical_template(layer: str) -> tuple[str, dict[str, int]]:
