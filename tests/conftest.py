@@ -26,12 +26,13 @@ def fixtures() -> Path:
 def script() -> Callable[..., Any]:
     """Runs a file of tests/scripts in a process of its own, and returns the JSON that it prints last.
 
-    Frameworks never share a process: importing TensorFlow and then torchvision ends in a segmentation fault.
+    Frameworks never share a process: importing TensorFlow and then torchvision ends in a segmentation fault. `python`
+    is another interpreter than this one, for libraries that need an environment of their own.
     """
 
-    def run(name: str, *arguments: object, **environment: str) -> Any:
+    def run(name: str, *arguments: object, python: str = sys.executable, **environment: str) -> Any:
         done = subprocess.run(
-            [sys.executable, ROOT / "tests" / "scripts" / f"{name}.py", *map(str, arguments)],
+            [python, ROOT / "tests" / "scripts" / f"{name}.py", *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
@@ -42,6 +43,14 @@ def script() -> Callable[..., Any]:
         return json.loads(lines[-1]) if lines else None
 
     return run
+
+
+@pytest.fixture(scope="session")
+def keras_2_python() -> str:
+    """The interpreter of an environment with Keras 2.15 and keras-cv 0.9, which cannot live beside Keras 3."""
+    if python := os.environ.get("DENSEPORT_KERAS_2_PYTHON"):
+        return python
+    return pytest.skip("DENSEPORT_KERAS_2_PYTHON names no Python with keras 2.15 and keras-cv 0.9.0")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import denseport
 
 FLOAT32 = 1e-5
+Script = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,21 @@ def relative(a: Path, b: Path) -> float:
 
 
 @pytest.mark.parametrize("base", CODE_BASES, ids=lambda base: f"{base.script}-{base.layout}")
-def test_files_are_recognised_computed_and_given_back(
-    base: CodeBase, tmp_path: Path, script: Callable[..., Any]
+def test_files_are_recognised_computed_and_given_back(base: CodeBase, tmp_path: Path, script: Script) -> None:
+    there_and_back(base, tmp_path, script, script)
+
+
+def test_files_of_keras_cv_are_recognised_computed_and_given_back(
+    tmp_path: Path, script: Script, keras_2_python: str
 ) -> None:
+    base = CodeBase("keras_cv_nets", "keras-cv", ("small", "small-backbone", "free"), keras=True)
+    there_and_back(base, tmp_path, partial(script, python=keras_2_python), script)
+
+
+def there_and_back(base: CodeBase, tmp_path: Path, their_script: Script, script: Script) -> None:
+    """Has a code base save nets, runs them as canonical files in the other framework, and has it load them again."""
     theirs, ours = with_images(tmp_path / "theirs", base), with_images(tmp_path / "ours", base)
-    script(base.script, "save", theirs, *base.nets, *base.there)
+    their_script(base.script, "save", theirs, *base.nets, *base.there)
     own, other, back = (
         (".h5", ".safetensors", (".h5", ".weights.h5")) if base.keras else (".pth", ".h5", (".pth", ".safetensors"))
     )
@@ -89,7 +101,7 @@ def test_files_are_recognised_computed_and_given_back(
             target = ours / f"{name}{suffix}"
             denseport.convert(canonical[name], target, to_layout=base.layout, verify=False, force=True)
     if base.nets:
-        script(base.script, "load", ours, *base.nets)
+        their_script(base.script, "load", ours, *base.nets)
     for name in base.nets:
         apart = relative(theirs / f"{name}.npy", ours / f"{name}.npy")
         assert apart < FLOAT32 if base.folded else apart == 0

@@ -88,6 +88,17 @@ def test_torchvision_to_tf_keras(
     assert relative(torchvision_files / "small.npy", target / "small.npy") < FLOAT32
 
 
+def test_torchvision_to_keras_2(
+    torchvision_files: Path, folder: Callable[[str], Path], script: Callable[..., Any], keras_2_python: str
+) -> None:
+    target = folder("to_keras_2")
+    for name in ("small", "densenet121"):
+        convert(torchvision_files / f"{name}.pth", target / f"{name}.h5", to_layout="keras-applications-2")
+    script("keras_nets", "load", target, "small", "densenet121", python=keras_2_python)
+    assert relative(torchvision_files / "densenet121.npy", target / "densenet121.npy") < FLOAT32
+    assert relative(torchvision_files / "small.npy", target / "small.npy") < FLOAT32
+
+
 @pytest.mark.parametrize("written_by", ["keras_files", "tf_keras_files"])
 def test_keras_to_torchvision(
     written_by: str, request: pytest.FixtureRequest, folder: Callable[[str], Path], script: Callable[..., Any]
