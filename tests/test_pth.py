@@ -27,8 +27,10 @@ from hypothesis.extra import numpy as arrays_of
 
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, UsageError
-from denseport.formats import pth, zip_records, zip_writer
-from denseport.formats.zip_writer import ZipWriter
+from denseport.formats import pth
+from denseport.formats.zip import records
+from denseport.formats.zip import writer as zip_writer
+from denseport.formats.zip.writer import ZipWriter
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -444,9 +446,9 @@ def test_sizes_and_offsets_beyond_4_gb_take_zip64(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     content = bytearray((tmp_path / "x.pth").read_bytes())
     full = struct.pack("<I", 1000)
-    directory = content.index(zip_records.CENTRAL_SIGNATURE)
+    directory = content.index(records.CENTRAL_SIGNATURE)
     wide = 0
-    while content[directory : directory + 4] == zip_records.CENTRAL_SIGNATURE:
+    while content[directory : directory + 4] == records.CENTRAL_SIGNATURE:
         for field in (20, 24, 42):  # the limit in the directory is what readers know as full
             if content[directory + field : directory + field + 4] == full:
                 content[directory + field : directory + field + 4] = b"\xff" * 4

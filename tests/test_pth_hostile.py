@@ -20,7 +20,9 @@ import torch
 
 from denseport.checkpoint import Tensor
 from denseport.errors import DenseportError, FormatError, UsageError
-from denseport.formats import pickle_machine, pickle_state, pth, torch_containers, zip_archive
+from denseport.formats import pth
+from denseport.formats.pytorch import containers, pickle_machine, pickle_state
+from denseport.formats.zip import archive
 
 VALUES = np.arange(4, dtype="<f4")
 
@@ -363,7 +365,7 @@ def test_values_that_contain_themselves_are_survived(tmp_path: Path) -> None:
 def test_pickles_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = state(tensor(), raw("x" * 3000))
     read_all(saved(tmp_path / "x.pth", data))
-    monkeypatch.setattr(torch_containers, "MAX_BYTES", 2000)
+    monkeypatch.setattr(containers, "MAX_BYTES", 2000)
     refused(saved(tmp_path / "x.pth", data), "more than the 2000")
     monkeypatch.undo()
     read_all(saved_legacy(tmp_path / "x.pth", data))
@@ -527,7 +529,7 @@ def test_a_storage_is_verified_once_and_only_when_it_is_read(tmp_path: Path, mon
     path.write_bytes(content[:damaged] + b"!" + content[damaged + 1 :])
     lengths: list[int] = []
     real = zlib.crc32
-    monkeypatch.setattr(zip_archive.zlib, "crc32", lambda data: lengths.append(len(data)) or real(data))
+    monkeypatch.setattr(archive.zlib, "crc32", lambda data: lengths.append(len(data)) or real(data))
     with pth.read(path) as checkpoint:
         assert 1200 not in lengths
         for _ in range(3):

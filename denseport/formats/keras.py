@@ -15,7 +15,7 @@ from denseport.formats import keras3
 from denseport.formats.hdf5 import File, open_root
 from denseport.formats.mapped_file import MappedFile
 from denseport.formats.model_config import parse_config
-from denseport.formats.zip_archive import ZipArchive
+from denseport.formats.zip.archive import ZipArchive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_CONFIG_BYTES = 16 << 20

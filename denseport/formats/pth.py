@@ -8,10 +8,10 @@ from types import MappingProxyType
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats.mapped_file import MappedFile
-from denseport.formats.torch_containers import Contents, read_legacy, read_zip
-from denseport.formats.torch_objects import TensorRecord
-from denseport.formats.torch_tensors import TensorReader
-from denseport.formats.torch_writer import write
+from denseport.formats.pytorch.containers import Contents, read_legacy, read_zip
+from denseport.formats.pytorch.objects import TensorRecord
+from denseport.formats.pytorch.tensors import TensorReader
+from denseport.formats.pytorch.writer import write
 
 __all__ = ["read", "write"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, quoted
-from denseport.formats.torch_objects import Storage, TensorRecord
+from denseport.formats.pytorch.objects import Storage, TensorRecord
 
 # Weights are tied a few times at most. Sharing and strides of 0 multiply what must be read without adding to the file,
 # so that a file may hold 16 times its size; small ones, where that costs nothing, more.

@@ -11,10 +11,10 @@ from struct import error as StructError
 
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats.mapped_file import MappedFile
-from denseport.formats.pickle_state import MAX_BYTES
-from denseport.formats.torch_objects import TorchUnpickler
-from denseport.formats.torch_tensors import StoredBytes
-from denseport.formats.zip_archive import ZipArchive
+from denseport.formats.pytorch.objects import TorchUnpickler
+from denseport.formats.pytorch.pickle_state import MAX_BYTES
+from denseport.formats.pytorch.tensors import StoredBytes
+from denseport.formats.zip.archive import ZipArchive
 
 METADATA_RECORD = "extra/denseport.json"
 MAX_METADATA_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from denseport.formats.pickle_state import (
+from denseport.formats.pytorch.pickle_state import (
     MAX_INTEGER_BYTES,
     MalformedPickleError,
     PickleState,

@@ -16,10 +16,10 @@ import numpy as np
 
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, quoted
-from denseport.formats.torch_containers import MAX_METADATA_BYTES, METADATA_RECORD
-from denseport.formats.torch_objects import DTYPES
-from denseport.formats.torch_pickler import pickled
-from denseport.formats.zip_writer import ZipWriter
+from denseport.formats.pytorch.containers import MAX_METADATA_BYTES, METADATA_RECORD
+from denseport.formats.pytorch.objects import DTYPES
+from denseport.formats.pytorch.pickler import pickled
+from denseport.formats.zip.writer import ZipWriter
 
 ROOT = "archive"
 ALIGNMENT = 64

@@ -12,8 +12,8 @@ from mmap import mmap
 from struct import error as StructError
 
 from denseport.errors import FormatError
-from denseport.formats.pickle_instructions import INSTRUCTIONS, STOP
-from denseport.formats.pickle_state import MAX_INSTRUCTIONS, MalformedPickleError, PickleState
+from denseport.formats.pytorch.pickle_instructions import INSTRUCTIONS, STOP
+from denseport.formats.pytorch.pickle_state import MAX_INSTRUCTIONS, MalformedPickleError, PickleState
 
 
 def run(

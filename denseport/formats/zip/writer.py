@@ -10,8 +10,8 @@ from pathlib import Path
 from struct import Struct, pack
 from types import TracebackType
 
-from denseport.formats import zip_records
-from denseport.formats.zip_records import FULL16, FULL32
+from denseport.formats.zip import records
+from denseport.formats.zip.records import FULL16, FULL32
 
 _EXTRA = Struct("<2H")
 _ALIGNMENT_EXTRA = int.from_bytes(b"FB", "little")
@@ -50,25 +50,25 @@ class ZipWriter:
         if local >= FULL32:
             wide += pack("<Q", local)
         if wide:
-            wide = _EXTRA.pack(zip_records.ZIP64_EXTRA, len(wide)) + wide
-        unpadded = local + zip_records.LOCAL.size + len(raw_name) + len(wide) + _EXTRA.size
+            wide = _EXTRA.pack(records.ZIP64_EXTRA, len(wide)) + wide
+        unpadded = local + records.LOCAL.size + len(raw_name) + len(wide) + _EXTRA.size
         padding = -unpadded % self._alignment
         extra = wide + _EXTRA.pack(_ALIGNMENT_EXTRA, padding) + b"Z" * padding
         # The sizes are known only after a stream has been written, and so come in a descriptor behind it.
-        flags = zip_records.UTF8 | (zip_records.DESCRIPTOR_FOLLOWS if size else 0)
+        flags = records.UTF8 | (records.DESCRIPTOR_FOLLOWS if size else 0)
         self._file.write(
-            zip_records.LOCAL.pack(zip_records.LOCAL_SIGNATURE, 0, flags, 0, 0, 0, 0, 0, 0, len(raw_name), len(extra))
+            records.LOCAL.pack(records.LOCAL_SIGNATURE, 0, flags, 0, 0, 0, 0, 0, 0, len(raw_name), len(extra))
         )
         self._file.write(raw_name + extra)
         self._file.write(content)
         crc = zlib.crc32(content)
         if size:
-            descriptor = zip_records.DESCRIPTOR64 if wide else zip_records.DESCRIPTOR
-            self._file.write(descriptor.pack(zip_records.DESCRIPTOR_SIGNATURE, crc, size, size))
+            descriptor = records.DESCRIPTOR64 if wide else records.DESCRIPTOR
+            self._file.write(descriptor.pack(records.DESCRIPTOR_SIGNATURE, crc, size, size))
         narrow_size = min(size, FULL32)
         self._directory += (
-            zip_records.CENTRAL.pack(
-                zip_records.CENTRAL_SIGNATURE,
+            records.CENTRAL.pack(
+                records.CENTRAL_SIGNATURE,
                 0,
                 0,
                 flags,
@@ -95,9 +95,7 @@ class ZipWriter:
     def _write_directory(self) -> None:
         start, size, count = self._file.tell(), len(self._directory), self._count
         self._file.write(self._directory)
-        self._file.write(
-            zip_records.END64.pack(zip_records.END64_SIGNATURE, 44, 0x031E, 45, 0, 0, count, count, size, start)
-        )
-        self._file.write(zip_records.END64_LOCATOR.pack(zip_records.END64_LOCATOR_SIGNATURE, 0, start + size, 1))
+        self._file.write(records.END64.pack(records.END64_SIGNATURE, 44, 0x031E, 45, 0, 0, count, count, size, start))
+        self._file.write(records.END64_LOCATOR.pack(records.END64_LOCATOR_SIGNATURE, 0, start + size, 1))
         count, size, start = min(count, FULL16), min(size, FULL32), min(start, FULL32)
-        self._file.write(zip_records.END.pack(zip_records.END_SIGNATURE, 0, 0, count, count, size, start, 0))
+        self._file.write(records.END.pack(records.END_SIGNATURE, 0, 0, count, count, size, start, 0))

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from denseport.errors import FormatError, quoted
 from denseport.formats.mapped_file import MappedFile
-from denseport.formats.zip_records import (
+from denseport.formats.zip.records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
     DESCRIPTOR,

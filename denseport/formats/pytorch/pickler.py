@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from math import prod
 
 from denseport.checkpoint import Tensor
-from denseport.formats.torch_objects import STORAGES
+from denseport.formats.pytorch.objects import STORAGES
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGES.items()}
 _ORDERED_DICT = b"ccollections\nOrderedDict\n"

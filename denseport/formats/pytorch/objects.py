@@ -16,8 +16,8 @@ import numpy as np
 
 from denseport.checkpoint import dtype_of
 from denseport.errors import FormatError, quoted
-from denseport.formats import pickle_machine
-from denseport.formats.pickle_state import Constructor, MalformedPickleError, add_item, set_of
+from denseport.formats.pytorch import pickle_machine
+from denseport.formats.pytorch.pickle_state import Constructor, MalformedPickleError, add_item, set_of
 
 # torch's names of storages for the dtypes that have one; bfloat16 is ml_dtypes' to numpy.
 STORAGES: Mapping[str, str] = MappingProxyType(
