@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +61,7 @@ class Checkpoint:
     Attributes:
         tensors: Name to tensor, as the format spells the names.
         metadata: The strings that travel with the weights (safetensors metadata, h5 attributes, a pth record).
-        format: `pth`, `h5` or `safetensors`.
+        format: `pth`, `h5`, `safetensors` or `keras`.
         container: The kind and version of the container, in words for a report.
         path: The file, or None where the tensors came from memory.
         wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".

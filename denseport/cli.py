@@ -13,9 +13,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from denseport import text
-from denseport.errors import DenseportError, VerificationError
+from denseport.errors import DenseportError, VerificationError, printable
 
 FORMATS = click.Choice(["pth", "h5", "safetensors"])
+SOURCES = click.Choice(["pth", "h5", "safetensors", "keras"])
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -53,7 +54,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--from", "from_format", type=FORMATS, help="Format of SRC.  [default: by its content]")
+@click.option("--from", "from_format", type=SOURCES, help="Format of SRC.  [default: by its content]")
 @click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]")
 @click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]")
 @click.option(
@@ -73,6 +74,7 @@ def cli() -> None:
     is_flag=True,
     help="Where epsilons differ, move the difference into the running variances.",
 )
+@click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or Inf, too.")
 @click.option(
     "--dtype",
     type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
@@ -96,7 +98,7 @@ def convert(as_json: bool, **options: Any) -> None:
     with text.sign_of_life("converting" + (" and running both frameworks" if options["verify"] else "")):
         report = _reported(lambda: run(**options), as_json)
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     _print(report.to_dict(), as_json, text.conversion)
 
 
@@ -156,7 +158,7 @@ def layouts(context: click.Context, as_json: bool) -> None:
         {"name": layout.name, "title": layout.title, "frameworks": [framework.name for framework in layout.frameworks]}
         for layout in known_layouts().values()
     ]
-    _print({"layouts": known}, as_json, lambda plain: [f"{row['name']:24}{row['title']}" for row in plain["layouts"]])
+    _print({"layouts": known}, as_json, lambda plain: [f"{row['name']:30}{row['title']}" for row in plain["layouts"]])
 
 
 @layouts.command()
@@ -165,7 +167,8 @@ def show(name: str) -> None:
     """Print the layout NAME as a TOML file, a start for one of your own."""
     from denseport.layouts import find_layout, known_text
 
-    click.echo(known_text(find_layout(name).name) if Path(name).suffix != ".toml" else Path(name).read_text(), nl=False)
+    layout = find_layout(name)
+    click.echo(known_text(name) if layout.name == name else Path(name).read_text(errors="replace"), nl=False)
 
 
 @layouts.command()
@@ -197,7 +200,7 @@ def _reported(run: Callable[[], Any], as_json: bool) -> Any:
 
 
 def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
-    click.echo(json.dumps(report) if as_json else "\n".join(lines(report)))
+    click.echo(json.dumps(report) if as_json else "\n".join(map(printable, lines(report))))
 
 
 def main() -> NoReturn:
@@ -210,12 +213,16 @@ def main() -> NoReturn:
         _fail(error.format_message().replace("\n", " "), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written", 130)
+    except MemoryError:
+        _fail("there is not enough memory for a tensor of that size", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _fail(f"the result could not be printed ({error.strerror or error}); redirect it elsewhere", 2)
     sys.exit(0)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"denseport: {message}", err=True)
+    click.echo(f"denseport: {printable(message)}", err=True)
     sys.exit(exit_code)

@@ -85,6 +85,11 @@ class DenseNetConfig:
     traits: Traits = Traits()
 
     def __post_init__(self) -> None:
+        counts = [self.growth_rate, self.in_channels, self.dimensions, self.stem_kernel, *self.block_config]
+        counts += [*self.stem_widths, *self.transition_widths, *self.head_shape]
+        counts += [count for count in (self.bottleneck_width, self.num_classes) if count is not None]
+        if not self.stem_widths or min(counts) < 1 or self.dimensions > 3:
+            raise LayoutError("a DenseNet has at least one of each of its layers and channels, and 1 to 3 dimensions")
         if not self.block_config or len(self.transition_widths) != len(self.block_config) - 1:
             raise LayoutError(
                 f"a DenseNet of {len(self.block_config)} blocks has {max(len(self.block_config) - 1, 0)} transitions, "
@@ -160,6 +165,10 @@ class DenseNetConfig:
         blocks = "-".join(map(str, self.block_config))
         kind = "densenet" if self.bottleneck_width is None else "densenet-b"
         return f"{kind} k={self.growth_rate} blocks={blocks} stem={'-'.join(map(str, self.stem_widths))}"
+
+    def without_head(self) -> DenseNetConfig:
+        """The same net without a classifier."""
+        return self.replace(num_classes=None, head_shape=())
 
     def replace(self, **changes: Any) -> DenseNetConfig:
         """A copy with other values; names of traits are understood as well."""

@@ -11,22 +11,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from denseport import formats, layouts
 from denseport.architecture import parameters
 from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.config import DenseNetConfig
-from denseport.errors import FormatError, LayoutError, UsageError
+from denseport.errors import FormatError, LayoutError, UsageError, listed, quoted
 from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.loading import opened
 from denseport.output import confirm, replacing
 from denseport.parity.report import ParityReport
+from denseport.requirements import require_parity
 
 DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
 NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras"}
 DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5"}
+MAX_CLASSES = 1_000_000
 COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
 
 Dtype = Literal["keep", "float32", "float16", "bfloat16"]
@@ -92,6 +94,7 @@ def convert(
     dtype: Dtype = "keep",
     allow_trait_mismatch: bool = False,
     compensate_epsilon: bool = False,
+    allow_nonfinite: bool = False,
     verify: bool = True,
     device: str = "auto",
     tolerance: float | None = None,
@@ -114,6 +117,7 @@ def convert(
         allow_trait_mismatch: Whether to go on where a net of `to_layout` computes something else with the same
             weights. The outputs are then compared under the source's traits, and what the mismatch does is reported.
         compensate_epsilon: Whether the running variances take up the difference where the layouts' epsilons differ.
+        allow_nonfinite: Whether weights may hold NaN or Inf, and running variances be negative.
         verify: Whether both frameworks run their file and their outputs are compared. Every tensor is read back and
             compared bit by bit in any case.
         device: Where they run: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -129,13 +133,12 @@ def convert(
         VerificationError: What was written differs from what was read, or the outputs are too far apart.
     """
     started = time.perf_counter()
+    _check_options(head, classes, dtype, to_format)
     source = Path(src)
     target, to_format = target_path(source, dst, to_format)
     head = head if classes is None else "drop"
     if verify:
-        from denseport import parity
-
-        parity.require_frameworks()
+        require_parity()
     formats.sniff(source)
     before = _identity(source)
     with (
@@ -146,10 +149,13 @@ def convert(
         weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
         layout, notes = _target_layout(weights.config, to_format, to_layout, allow_trait_mismatch, compensate_epsilon)
-        if head == "drop" and found.config.num_classes is not None:
+        if head == "drop" and classes is None and found.config.num_classes is not None:
             notes.append("the classifier was left out: a model that has one will not load this file strictly")
+        if not allow_nonfinite:
+            _refuse_unsound(weights, source)
         if compensate_epsilon:
-            weights = weights.with_epsilon(layout.traits.get("epsilon", weights.config.traits.epsilon))
+            own = layout.traits_of(weights.config)
+            weights = weights.with_epsilon(own.get("epsilon", weights.config.traits.epsilon))
         if classes is not None:
             weights = weights.with_new_head(classes)
         weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
@@ -178,6 +184,8 @@ def convert(
             seconds=time.perf_counter() - started,
         )
         if verify:
+            from denseport import parity
+
             compared = parity.verify(
                 source,
                 temporary,
@@ -194,6 +202,19 @@ def convert(
     return report
 
 
+def _check_options(head: str, classes: int | None, dtype: str, to_format: str | None) -> None:
+    """Raises UsageError for a value that is none of an option's; the command line cannot give one."""
+    for option, value, allowed in (
+        ("head", head, get_args(Head)),
+        ("dtype", dtype, get_args(Dtype)),
+        ("to_format", to_format, (None, *DEFAULT_LAYOUT)),
+    ):
+        if value not in allowed:
+            raise UsageError(f"{option} must be one of {', '.join(map(str, allowed))}, not {quoted(value)}")
+    if classes is not None and not 0 < classes <= MAX_CLASSES:
+        raise UsageError(f"a classifier has 1 to {MAX_CLASSES:,} outputs, not {classes}")
+
+
 def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
     """The file to write and its format, from what the user gave of the two.
 
@@ -206,6 +227,14 @@ def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> 
         raise UsageError(f"{source}: nothing says what to convert it to; give a target file, or --to")
     stem = next((source.name[: -len(suffix)] for suffix in COMPOUND_SUFFIXES if source.name.endswith(suffix)), None)
     return source.with_name((stem or source.stem) + DEFAULT_SUFFIX[to_format]), to_format
+
+
+def _refuse_unsound(weights: layouts.Weights, source: Path) -> None:
+    """Raises UsageError, with the names, where weights are NaN or Inf or a running variance is negative."""
+    found = layouts.suspicious(weights)
+    for names, what in ((found.nonfinite, "NaN or Inf"), (found.negative_variance, "negative variances")):
+        if names:
+            raise UsageError(f"{source}: {what} in {listed(names)}; mend the weights, or give --allow-nonfinite")
 
 
 def _target_layout(
@@ -269,6 +298,9 @@ def _sha256(path: Path) -> str:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to."""
-    status = path.stat()
+    """What changes when a file is replaced or written to; nothing where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -24,7 +24,7 @@ class TensorDifference:
         kind: `only in a`, `only in b`, `shape`, `dtype` (the values are equal) or `values`.
         a: Shape and dtype in the first file, or "".
         b: Shape and dtype in the second file, or "".
-        largest: max|a - b| where the values differ, NaN where either is NaN, else None.
+        largest: max|a - b| where the values differ, else None; None too where either holds NaN or Inf.
     """
 
     name: str
@@ -91,8 +91,14 @@ def _compare(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     wide = a.read().astype(np.float64), b.read().astype(np.float64)
     if a.dtype != b.dtype and np.array_equal(*wide, equal_nan=True):
         return TensorDifference(name, "dtype", _describe(a), _describe(b))
-    return TensorDifference(name, "values", _describe(a), _describe(b), float(np.abs(wide[0] - wide[1]).max()))
+    return TensorDifference(name, "values", _describe(a), _describe(b), _largest(*wide))
 
 
 def _describe(tensor: Tensor | None) -> str:
     return "" if tensor is None else f"{tensor.dtype} {tensor.shape}"
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float | None:
+    with np.errstate(invalid="ignore"):
+        largest = float(np.abs(a - b).max())
+    return largest if np.isfinite(largest) else None

@@ -48,6 +48,11 @@ def quoted(name: object, width: int = 100) -> str:
     return escaped if len(text) <= width and len(escaped) <= 2 * width else escaped[: width - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """A line in which no character, of a file's name say, can disturb a terminal; all others stay as they are."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def listed(names: Iterable[object], limit: int = 20) -> str:
     """The first `limit` names, escaped and joined by commas; the rest are counted."""
     every = list(names)

@@ -31,6 +31,7 @@ class Inspection:
         variant: The architecture's name, or its parameters in words, or "".
         config: The architecture with its traits, or None.
         parameters: How many trainable parameters the architecture has, or None.
+        suspicion: Tensors with suspicious values, or None where there is no DenseNet.
         notes: What a user should know of how the tensors were found.
         problem: Why the file cannot be converted, or "".
     """
@@ -49,6 +50,7 @@ class Inspection:
     variant: str = ""
     config: DenseNetConfig | None = None
     parameters: int | None = None
+    suspicion: layouts.Suspicion | None = None
     notes: tuple[str, ...] = ()
     problem: str = ""
 
@@ -72,11 +74,12 @@ def derive(path: str | Path) -> str:
 
 
 def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection:
-    """Says what a file holds, reading names, shapes and dtypes but no values.
+    """Says what a file holds.
 
     Raises:
         UsageError: There is no such file.
         FormatError: It is broken, hostile, or of no known format.
+        LayoutError: There is no such layout.
     """
     with formats.read(Path(path)) as checkpoint:
         inspection = Inspection(
@@ -90,6 +93,8 @@ def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection
             others=checkpoint.others,
             metadata=dict(checkpoint.metadata),
         )
+        if layout is not None:
+            layouts.find_layout(layout)
         try:
             found = layouts.detect(checkpoint, layout)
         except LayoutError as error:
@@ -101,5 +106,6 @@ def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection
             variant=found.config.variant,
             config=found.config,
             parameters=parameters(found.config),
+            suspicion=layouts.suspicious(layouts.to_canonical(checkpoint, found)),
             notes=tuple(found.notes(checkpoint)),
         )

@@ -12,6 +12,7 @@ from denseport import formats, layouts
 from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.config import Traits
 from denseport.layouts.frameworks import KERAS
+from denseport.requirements import require_keras, require_torch
 
 if TYPE_CHECKING:
     import keras
@@ -68,6 +69,7 @@ def load_torch(
         FormatError, LayoutError: The file cannot be read, or is no DenseNet of a known layout.
         FrameworkMissingError: torch is not installed.
     """
+    require_torch()
     from denseport.models import pytorch
 
     with opened(Path(path), layout, head=head) as (checkpoint, found):
@@ -85,6 +87,7 @@ def load_keras(
     rounded: str | None = None,
 ) -> keras.Model:
     """The Keras twin with a file's weights, on Keras' current backend; parameters and errors as for `load_torch`."""
+    require_keras()
     from denseport.models import keras as twin
 
     with opened(Path(path), layout, head=head) as (checkpoint, found):

@@ -102,6 +102,8 @@ def write(
         VerificationError: Reading back gave something else.
     """
     target = Path(path)
+    if checkpoint.backend == "theano":
+        raise UsageError(f"{target}: these kernels are Theano's, which a copy would not say; use convert")
     with replacing(target, force=force) as temporary:
         formats.write(checkpoint.tensors, checkpoint.metadata, temporary, format or formats.by_suffix(target))
         confirm(checkpoint.tensors, temporary)

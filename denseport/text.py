@@ -52,6 +52,9 @@ def inspection(report: Mapping[str, Any]) -> list[str]:
             ("traits", ", ".join(f"{name} {value}" for name, value in config["traits"].items())),
         ]
     rows += [("metadata", f"{quoted(key)}: {quoted(value)}") for key, value in report["metadata"].items()]
+    for kind, names in (report["suspicion"] or {}).items():
+        if names:
+            rows.append(("suspicious", f"{kind.replace('_', ' ')}: {listed(names, 5)}"))
     rows += [("note", note) for note in report["notes"]]
     rows.append(("convertible", f"no: {report['problem']}" if report["problem"] else "yes"))
     return _table(rows)

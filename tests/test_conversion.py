@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from densenets import SMALL, canonical_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import denseport
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
-from denseport.layouts import Weights, find_layout, from_canonical, known_layouts
+from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
+from denseport.layouts.derive import derive
 
 PLAIN = SMALL["four blocks"][0]
 
@@ -51,9 +55,11 @@ def test_a_head_of_several_layers_is_listed_and_left_out_on_request(tmp_path: Pa
         "classifier.3.bias": np.zeros(4, np.float32),
     }
     source = written(tmp_path / "a.pth", body, "torchvision", **head)
-    with pytest.raises(denseport.LayoutError, match=r"unexpected classifier\.0\.weight.*classifier\.3\.bias"):
+    with pytest.raises(
+        denseport.LayoutError, match=r"unexpected classifier\.0\.weight.*classifier\.3\.bias, a head that --head drop"
+    ):
         denseport.convert(source, tmp_path / "b.h5", verify=False)
-    report = denseport.convert(source, tmp_path / "b.h5", head="drop", verify=False)
+    report = denseport.convert(source, tmp_path / "b.h5", head="drop", device="cpu")
     assert any("left out: classifier.0.weight" in note for note in report.notes)
     assert not [name for name in arrays(tmp_path / "b.h5") if "classifier" in name]
 
@@ -72,7 +78,10 @@ def test_a_head_of_one_layer_is_kept_under_any_name(tmp_path: Path, name: str) -
 def test_a_flattened_head_has_its_rows_in_the_order_in_which_keras_flattens(tmp_path: Path) -> None:
     config = SMALL["flattened head"][0]
     source = written(tmp_path / "a.pth", config, "torchvision")
-    denseport.convert(source, tmp_path / "b.h5", to_layout="denseport", verify=False)
+    report = denseport.convert(source, tmp_path / "b.h5", to_layout="denseport", device="cpu")
+    assert report.parity is not None
+    assert report.parity.passed
+    denseport.convert(source, tmp_path / "headless.h5", head="drop", device="cpu")
     torch_kernel = arrays(source)["classifier.weight"].reshape(10, config.features, 3, 3)
     keras_kernel = arrays(tmp_path / "b.h5")["head.classifier/kernel"].reshape(3, 3, config.features, 10)
     np.testing.assert_array_equal(keras_kernel, torch_kernel.transpose(2, 3, 1, 0))
@@ -253,3 +262,149 @@ def test_a_layout_file_that_is_wrong_is_refused_by_line_and_key(tmp_path: Path, 
     with pytest.raises(denseport.LayoutError, match=message) as caught:
         find_layout(tmp_path / "mine.toml")
     assert "mine.toml" in str(caught.value)
+
+
+def test_theanos_kernels_are_verified_by_keras(tmp_path: Path) -> None:
+    tensors = {name: Tensor.of(array) for name, array in canonical_weights(SMALL["CIFAR"][0]).items()}
+    theano = find_layout("keras-contrib").framework_for("theano")
+    own = from_canonical(Weights(SMALL["CIFAR"][0], tensors), find_layout("keras-contrib"), theano)
+    denseport.write(Checkpoint(own), tmp_path / "a.h5")
+    report = denseport.convert(tmp_path / "a.h5", tmp_path / "b.pth", device="cpu")
+    assert report.parity is not None
+    assert (report.parity.a.framework, report.parity.b.framework) == ("keras", "torch")
+    np.testing.assert_array_equal(
+        arrays(tmp_path / "b.pth")["stem.conv.weight"], canonical_weights(SMALL["CIFAR"][0])["stem.conv.weight"]
+    )
+
+
+@pytest.mark.parametrize("value", [np.zeros(5, np.int64), np.zeros(1, np.int64), np.array(np.nan, np.float32)])
+def test_a_step_counter_that_is_no_number_is_refused(tmp_path: Path, value: np.ndarray) -> None:
+    source = written(tmp_path / "a.pth", PLAIN, "torchvision")
+    own = arrays(source) | {"features.norm0.num_batches_tracked": value}
+    denseport.write(Checkpoint({n: Tensor.of(a) for n, a in own.items()}), tmp_path / "b.pth")
+    for target in ("c.pth", "c.h5"):
+        with pytest.raises(denseport.LayoutError, match=r"no single whole number: features\.norm0\.num"):
+            denseport.convert(tmp_path / "b.pth", tmp_path / target, verify=False)
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    own = canonical_weights(PLAIN) | {"head.classifier.bias": np.ones(10, np.int8)}
+    denseport.write(Checkpoint({n: Tensor.of(a) for n, a in own.items()}), tmp_path / "a.pth")
+    with pytest.raises(denseport.LayoutError, match=r"whole numbers where weights should be: head\.classifier\.bias"):
+        denseport.convert(tmp_path / "a.pth", tmp_path / "b.pth", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("stem.conv.weight", np.nan, "NaN or Inf in stem.conv.weight"),
+        ("head.norm.running_mean", np.inf, "NaN or Inf in head.norm.running_mean"),
+        ("stem.norm.running_var", -1, "negative variances in stem.norm.running_var"),
+    ],
+)
+def test_unsound_weights_are_refused_unless_allowed(tmp_path: Path, name: str, value: float, message: str) -> None:
+    own = canonical_weights(PLAIN)
+    own[name].flat[0] = value
+    denseport.write(Checkpoint({n: Tensor.of(a) for n, a in own.items()}), tmp_path / "a.pth")
+    with pytest.raises(denseport.UsageError, match=f"{message}.*--allow-nonfinite"):
+        denseport.convert(tmp_path / "a.pth", tmp_path / "b.pth", verify=False)
+    suspicion = denseport.inspect(tmp_path / "a.pth").suspicion
+    assert suspicion is not None
+    assert name in (*suspicion.nonfinite, *suspicion.negative_variance)
+    denseport.convert(tmp_path / "a.pth", tmp_path / "b.pth", allow_nonfinite=True, verify=False)
+
+
+def test_nan_does_not_hide_that_another_value_is_too_large(tmp_path: Path) -> None:
+    own = canonical_weights(PLAIN)
+    own["stem.norm.running_mean"][:2] = np.nan, 1e6
+    denseport.write(Checkpoint({n: Tensor.of(a) for n, a in own.items()}), tmp_path / "a.pth")
+    with pytest.raises(denseport.UsageError, match="beyond the range of float16"):
+        denseport.convert(tmp_path / "a.pth", tmp_path / "b.pth", dtype="float16", allow_nonfinite=True, verify=False)
+
+
+def test_what_was_written_in_a_layout_of_ones_own_asks_for_that_layout(tmp_path: Path) -> None:
+    (tmp_path / "copy.toml").write_text('extends = "kuangliu"\n[traits]\nconcatenation = "old-first"\n')
+    net = DenseNetConfig.bc(6, (2, 1, 1, 2), 12, num_classes=4, stem_kernel=3, stem_norm=False)
+    net = net.replace(stem_stride=1, stem_pool="none")
+    source = written(tmp_path / "a.pth", net, "kuangliu")
+    denseport.convert(source, tmp_path / "b.pth", to_layout=tmp_path / "copy.toml", verify=False)
+    with pytest.raises(denseport.LayoutError, match="written in the layout copy: give that file with --from-layout"):
+        denseport.convert(tmp_path / "b.pth", tmp_path / "c.h5", verify=False)
+    layout = tmp_path / "copy.toml"
+    denseport.convert(tmp_path / "b.pth", tmp_path / "c.pth", from_layout=layout, to_layout="kuangliu", verify=False)
+    assert not denseport.diff(source, tmp_path / "c.pth").different
+
+
+def test_traits_that_nobody_states_are_said_to_be_assumed(tmp_path: Path) -> None:
+    tensors = {name: Tensor.of(array) for name, array in canonical_weights(SMALL["CIFAR"][0]).items()}
+    denseport.write(Checkpoint(tensors), tmp_path / "a.pth")
+    inspection = denseport.inspect(tmp_path / "a.pth")
+    assert any("taken: epsilon 1e-05, padding symmetric, stem_stride 1, stem_pool none" in n for n in inspection.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"head": "x"}, "head must be one of"),
+        ({"to_format": "foo"}, "to_format must be one of"),
+        ({"to_format": "keras"}, "to_format must be one of"),
+        ({"classes": -3}, "a classifier has 1 to"),
+        ({"classes": 99_999_999_999}, "a classifier has 1 to"),
+    ],
+)
+def test_options_are_checked_in_the_library_too(fixtures: Path, tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(denseport.UsageError, match=message):
+        denseport.convert(fixtures / "digits-torch.pth", tmp_path / "x.pth", verify=False, **options)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_tensors_of_any_shape_are_detected_or_refused(data: st.DataObject) -> None:
+    net, spelled_by = data.draw(st.sampled_from(list(SMALL.values())))
+    layout = data.draw(st.sampled_from(spelled_by))
+    chosen = find_layout(layout)
+    tensors = {name: Tensor.of(array) for name, array in canonical_weights(net).items()}
+    own = from_canonical(Weights(net, tensors), chosen, chosen.frameworks[0])
+    for name in data.draw(st.lists(st.sampled_from(list(own)), min_size=1, max_size=4)):
+        shape = tuple(data.draw(st.lists(st.integers(0, 3), max_size=5)))
+        own[name] = Tensor.of(np.zeros(shape, np.float32))
+    checkpoint = Checkpoint(own, format="h5")
+    for look in (lambda: to_canonical(checkpoint, detect(checkpoint)), lambda: derive(checkpoint)):
+        with contextlib.suppress(denseport.LayoutError):
+            look()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"class_name": "Lambda", "config": {"name": "evil"}}, r"evil \(Lambda\)"),
+        ({"class_name": "Conv2D", "module": "evil.layers", "config": {"name": "conv"}}, r"conv \(Conv2D\)"),
+        ({"class_name": "BatchNormalization", "config": {"name": "bn", "epsilon": -1.0}}, "epsilon"),
+        (3, "lists 3 where a layer should be"),
+    ],
+)
+def test_a_model_with_foreign_layers_or_senseless_traits_is_refused(layer: Any, message: str) -> None:
+    tensors = {name: Tensor.of(array) for name, array in canonical_weights(PLAIN).items()}
+    convolution = {"class_name": "Conv2D", "config": {"name": "a", "padding": "same", "strides": [2, 2]}}
+    config = {"class_name": "Functional", "config": {"layers": [convolution, layer]}}
+    with pytest.raises(denseport.LayoutError, match=message):
+        detect(Checkpoint(tensors, model_config=config))
+
+
+def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
+    spelled = from_canonical(
+        Weights(PLAIN, {name: Tensor.of(array) for name, array in canonical_weights(PLAIN).items()}),
+        find_layout("keras-applications"),
+        find_layout("keras-applications").frameworks[0],
+    )
+    layers = [
+        {"class_name": "Conv2D", "config": {"name": "conv1_conv", "padding": "same", "strides": [2, 2]}},
+        {"class_name": "BatchNormalization", "config": {"name": "conv1_bn", "epsilon": 0.001}},
+        {"class_name": "MaxPooling2D", "config": {"name": "pool1"}},
+        {"class_name": "Concatenate", "config": {"name": "c"}},
+        {"class_name": "GlobalAveragePooling2D", "config": {"name": "g"}},
+    ]
+    config = {"class_name": "Sequential", "config": layers}
+    traits = detect(Checkpoint(spelled, model_config=config)).config.traits
+    assert (traits.epsilon, traits.padding, traits.final_activation) == (0.001, "same", "none")

@@ -32,6 +32,9 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 )
 
 
+WRITABLE = ("pth", "h5", "safetensors")
+
+
 def sniff(path: Path) -> str:
     """The format of a file by its first bytes, never by its name.
 
@@ -70,7 +73,7 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
     """
     found = sniff(path)
     if format not in (None, found):
-        raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out or give --from {found}")
+        raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out")
     return _module(found).read(path)  # type: ignore[no-any-return]
 
 
@@ -89,6 +92,8 @@ def write(
     Raises:
         FormatError: The container cannot hold these names or dtypes.
     """
+    if format not in WRITABLE:
+        raise UsageError(f"{path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}")
     if format == "h5":
         keras = _module("keras3" if path.name.endswith(".weights.h5") else "h5")
         keras.write(tensors, metadata, path, nesting)

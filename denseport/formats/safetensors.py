@@ -105,7 +105,10 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
         span = [offset, offset + tensor.nbytes]
         header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": span}
         offset = span[1]
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError:
+        raise FormatError(f"{path}: a name or the metadata has half a character (a lone surrogate)") from None
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)))

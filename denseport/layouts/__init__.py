@@ -8,12 +8,14 @@ from denseport.layouts.match import Detection
 from denseport.layouts.mismatch import mismatches
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.spec import Layout
+from denseport.layouts.suspicion import Suspicion, suspicious
 from denseport.layouts.translate import from_canonical, to_canonical, translate
 from denseport.layouts.weights import Weights
 
 __all__ = [
     "Detection",
     "Layout",
+    "Suspicion",
     "Weights",
     "detect",
     "find_layout",
@@ -21,6 +23,7 @@ __all__ = [
     "known_layouts",
     "known_text",
     "mismatches",
+    "suspicious",
     "to_canonical",
     "translate",
 ]

@@ -19,6 +19,8 @@ from denseport.layouts.frameworks import KERAS, TORCH, Framework
 from denseport.layouts.match import Detection, grouped, match
 from denseport.layouts.parse import LAYERS, parse
 
+# Of the numbers in a name, a block's and a layer's are among the first; each pair of them is tried on every name.
+MAX_NUMBERS = 5
 NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 Places = list[tuple[int, ...]]
 
@@ -219,7 +221,7 @@ def _families(layers: list[Unnamed], letters: str) -> list[Family]:
 
 def _patterns(name: str, count: int) -> Iterator[Pattern]:
     """Each way to take `count` of the numbers in a name for counters."""
-    numbers = list(NUMBER.finditer(name))
+    numbers = list(NUMBER.finditer(name))[:MAX_NUMBERS]
     for chosen in itertools.combinations(numbers, count):
         cuts = [0, *itertools.chain.from_iterable(number.span() for number in chosen), len(name)]
         yield Pattern(tuple(name[start:stop] for start, stop in zip(cuts[::2], cuts[1::2], strict=True)))
@@ -268,5 +270,5 @@ def _toml(names: Mapping[str, str], framework: Framework, layers: int) -> str:
 
 def _string(text: str) -> str:
     """A TOML string; a name from a file may hold anything."""
-    escaped = "".join(f"\\u{ord(c):04x}" if c in '"\\' or not c.isprintable() else c for c in text)
+    escaped = "".join(f"\\U{ord(c):08x}" if c in '"\\' or not c.isprintable() else c for c in text)
     return f'"{escaped}"'

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from denseport.checkpoint import Checkpoint
-from denseport.errors import LayoutError, listed
+from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
 from denseport.layouts.match import Detection, Groups, Misfit, grouped, match
-from denseport.layouts.model_config import observed_traits
+from denseport.layouts.observed_traits import observed_traits
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 
@@ -37,6 +37,9 @@ def detect(
         observed = observed_traits(checkpoint.model_config) if checkpoint.model_config else {}
     except LayoutError as error:
         raise LayoutError(f"{file}: {error}") from None
+    recorded = checkpoint.metadata.get("layout", "")
+    if layout is None and recorded and recorded not in known_layouts() and "source_sha256" in checkpoint.metadata:
+        raise LayoutError(f"{file}: was written in the layout {quoted(recorded)}: give that file with --from-layout")
     misfits: list[Misfit] = []
     for candidates in _candidates(checkpoint, layout):
         for prefix, originals in without_prefixes(checkpoint.tensors):

@@ -22,6 +22,7 @@ class Framework:
 
     Attributes:
         name: `torch`, `keras` or `theano`, which is Keras on Theano with channels first.
+        runs_in: The framework of today that computes with such weights, `torch` or `keras`.
         separator: Between a layer's name and its parameter's.
         parameters: For each kind of layer, its own parameter names in the order of `architecture.PARAMETERS`.
         axes: The axis letters of a kernel for each kind that has one; `*` stands for the spatial axes.
@@ -32,6 +33,7 @@ class Framework:
     """
 
     name: str
+    runs_in: str
     separator: str
     parameters: Mapping[Kind, tuple[str, ...]]
     axes: Mapping[Kind, str]
@@ -78,6 +80,7 @@ def _permutation(source: str, target: str, rank: int) -> tuple[int, ...]:
 
 TORCH = Framework(
     name="torch",
+    runs_in="torch",
     separator=".",
     parameters={
         "conv": ("weight", "bias"),
@@ -91,6 +94,7 @@ TORCH = Framework(
 
 KERAS = Framework(
     name="keras",
+    runs_in="keras",
     separator="/",
     parameters={
         "conv": ("kernel", "bias"),
@@ -106,6 +110,6 @@ KERAS = Framework(
 THEANO = replace(KERAS, name="theano", axes={"conv": "OI*", "dense": "IO"}, flattened="C*", rotated=True)
 
 # Keras 2 keeps its own axes on every backend, but the kernels are Theano's all the same.
-KERAS_ON_THEANO = replace(KERAS, name="keras", rotated=True)
+KERAS_ON_THEANO = replace(KERAS, rotated=True)
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({"torch": TORCH, "keras": KERAS, "theano": THEANO})

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from denseport.architecture import Kind, kind
 from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 
 Shape = tuple[int, ...]
 LAYER = re.compile(r"block(\d+)\.layer(\d+)\.")
 MAX_LAYERS = 4096
+# How many axes the first parameter of each kind of layer has.
+RANKS: Mapping[Kind, tuple[int, ...]] = {"conv": (3, 4, 5), "norm": (1,), "dense": (2,)}
 MAX_BLOCKS = 64
 
 
@@ -26,8 +29,12 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     Raises:
         LayoutError: There is no stem convolution or no dense layer, or the numbers are beyond any DenseNet.
     """
+    for name, shape in shapes.items():
+        owner, _, parameter = name.rpartition(".")
+        if parameter == "weight" and (len(shape) not in RANKS[kind(owner.removesuffix(".scale"))] or not all(shape)):
+            raise LayoutError(f"{name} has the shape {shape}, which no such layer has")
     stems = sorted((name, shape) for name, shape in shapes.items() if re.fullmatch(r"stem\.conv\d*\.weight", name))
-    if not stems or len(stems[0][1]) < 3:
+    if not stems:
         raise LayoutError("there is no stem convolution")
     layers_of_block: dict[int, int] = {}
     for name in shapes:
@@ -70,7 +77,7 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
         transition_widths=tuple(transition_widths),
         in_channels=stems[0][1][1],
         num_classes=classifier[0] if classifier else None,
-        **{**present, **architecture},
+        **{**present, **{fact: own for fact, own in architecture.items() if fact in present}},
     )
     return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))
 

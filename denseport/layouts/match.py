@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from denseport.architecture import Kind, kind, shapes
-from denseport.checkpoint import Checkpoint
+from denseport.architecture import Kind, kind, layers, shapes
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig, Traits
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import Framework
-from denseport.layouts.inference import infer_config
+from denseport.layouts.inference import RANKS, infer_config
 from denseport.layouts.order import canonical_by_order
 from denseport.layouts.spec import Layout, Spelling
 
@@ -27,6 +27,9 @@ CLASSES: Mapping[Kind, tuple[str, ...]] = {
     "dense": ("dense",),
 }
 NUMBERED = re.compile(r"(?:.*/)?(\w+?)(?:_(\d{1,9}))?")
+
+# The traits that change what is computed.
+COMPUTED = tuple(field.name for field in fields(Traits) if field.name != "head_activation")
 
 Shape = tuple[int, ...]
 Groups = Mapping[str, Mapping[str, str]]
@@ -46,6 +49,7 @@ class Detection:
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         prefix: What stood before the names and was taken off, or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
+        assumed: The traits that were assumed, since neither the file nor the layout states them.
     """
 
     layout: Layout
@@ -57,6 +61,7 @@ class Detection:
     dropped: tuple[str, ...] = ()
     prefix: str = ""
     head: str = ""
+    assumed: tuple[str, ...] = ()
 
     def under(self, prefix: str) -> Detection:
         """The same, with the prefix that was taken off the names."""
@@ -74,7 +79,15 @@ class Detection:
         if self.dropped:
             notes.append(f"left out: {listed(self.dropped, 8)}")
         if checkpoint.nameless:
-            notes.append(f"the file records no layer names: order and shapes fit layout {self.layout.name}")
+            notes.append(
+                f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
+                "Keras code may fit as well; give --from-layout where the net is not of that layout"
+            )
+        elif self.assumed:
+            values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
+            notes.append(f"neither file nor layout says what no shape shows; taken: {values}")
+        if self.layout.note:
+            notes.append(self.layout.note)
         return notes
 
 
@@ -160,6 +173,8 @@ def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework, stem
         if "weight" not in canonical:
             raise LayoutError(f"{quoted(layer)} has no {framework.parameters[of][0]}")
         shape = _shape(of, checkpoint.tensors[canonical["weight"]].shape, framework)
+        if len(shape) not in RANKS[of] or not all(shape):
+            raise LayoutError(f"{quoted(layer)} has a {framework.parameters[of][0]} of shape {shape}")
         if len(set(shape[2:])) > 1:
             raise LayoutError(f"{quoted(layer)} has a kernel that is not square, {shape[2:]}")
         found[of].append((-1 if layer == stem else int(divided[2] or 0), layer, shape))
@@ -225,16 +240,24 @@ def _fit(
         if f"{norm}{SCALE}.bias" in roles
     }
     problems = _problems(layout, framework, checkpoint, roles, scales, canonical_shapes, config)
+    if wrong := [name for name in counters.values() if not _is_counter(tensors[name])]:
+        problems.append(f"step counters that are no single whole number: {listed(wrong)}")
+    if whole := [name for name in roles.values() if tensors[name].dtype.kind in "iub"]:
+        problems.append(f"whole numbers where weights should be: {listed(whole)}")
     unexpected = [original for own in strangers.values() for original in own.values()]
     unexpected += [name for norm, name in counters.items() if f"{norm}.weight" not in expected]
     if unexpected:
-        problems.append(f"unexpected {listed(unexpected)}")
+        only_a_head = all(len(tensors[name].shape) < 3 for name in unexpected) and config.num_classes is None
+        remedy = ", a head that --head drop would leave out" if only_a_head else ""
+        problems.append(f"unexpected {listed(unexpected)}{remedy}")
     if problems:
         return Misfit(layout, len(roles), "; ".join(problems), len(unexpected) + len(expected.keys() - roles.keys()))
     if checkpoint.nameless and layout.nameless and (reason := layout.cannot_build(config)):
         return Misfit(layout, len(roles), reason)
     in_order = {role: roles[role] for role in expected}
-    return Detection(layout, framework, config, in_order, scales, counters, dropped, head=head)
+    stated = {*layout.traits_of(config), *_recorded(checkpoint, layout), *observed}
+    assumed = tuple(trait for trait in COMPUTED if trait not in stated)
+    return Detection(layout, framework, config, in_order, scales, counters, dropped, head=head, assumed=assumed)
 
 
 def _problems(
@@ -250,9 +273,8 @@ def _problems(
     expected, spelling, problems = shapes(config), layout.spelling(config), []
     missing = [_own_name(role, spelling, framework, layout) for role in expected if role not in roles]
     if layout.scales:
-        norms = [role.removesuffix(".weight") for role in expected if kind(role.removesuffix(".weight")) == "norm"]
-        norms = [norm for norm in norms if not norm.endswith((".bias", ".running_mean", ".running_var"))]
-        missing += [f"{spelling.scale(norm)}'s scale" for norm in norms if norm not in scales]
+        norms = [layer.name for layer in layers(config) if layer.kind == "norm"]
+        missing += [f"the scale layer of {norm}" for norm in norms if norm not in scales]
     if missing:
         problems.append(f"missing {listed(missing)}")
     if surplus := [name for role, name in roles.items() if role not in expected]:
@@ -296,7 +318,8 @@ def _recorded(checkpoint: Checkpoint, layout: Layout) -> dict[str, object]:
 
 def _traits(checkpoint: Checkpoint, layout: Layout, config: DenseNetConfig, observed: Mapping[str, Any]) -> Traits:
     """What the file's own model configuration says, else what an earlier conversion recorded, else the layout's."""
-    return Traits(**{**layout.traits_of(config), **_recorded(checkpoint, layout), **observed})
+    usual = {} if config.stem_norm else {"stem_stride": 1, "stem_pool": "none"}  # a bare stem is one for small images
+    return Traits(**{**usual, **layout.traits_of(config), **_recorded(checkpoint, layout), **observed})
 
 
 def _head(
@@ -311,6 +334,10 @@ def _head(
         return ""
     kernel = _shape("dense", checkpoint.tensors[own["weight"]].shape, framework)
     return layer if len(kernel) == 2 and kernel[1] and kernel[1] % config.features == 0 else ""
+
+
+def _is_counter(tensor: Tensor) -> bool:
+    return tensor.shape == () and tensor.dtype.kind in "iu"
 
 
 def _shape(of: Kind, shape: Shape, framework: Framework) -> Shape:

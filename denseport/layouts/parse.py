@@ -33,6 +33,8 @@ LAYERS = (
 )
 NORMS = frozenset(layer for layer in LAYERS if ".norm" in layer)
 CONFIG_FACTS = frozenset(field.name for field in fields(DenseNetConfig)) - {"traits"}
+# What the presence of tensors shows; a layout may know better, so that a tensor it must have is missed.
+STRUCTURE = frozenset({"dimensions", "stem_kernel", "stem_norm", "bottleneck_norm", "final_norm", "conv_bias"})
 DERIVED_FACTS = frozenset({"blocks", "bn_size", "compression"})
 SECTIONS: Mapping[str, frozenset[str]] = {
     "names": frozenset(LAYERS),
@@ -40,11 +42,11 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "scales": NORMS,
     "numbered": frozenset({"stem", "conv", "norm", "dense"}),
     "traits": TRAIT_NAMES,
-    "architecture": CONFIG_FACTS,
+    "architecture": STRUCTURE,
     "builds": CONFIG_FACTS | DERIVED_FACTS,
 }
 FLAGS: Mapping[str, bool] = {"counters": False, "nameless": False, "detected": True}
-TEXTS = ("title", "source", "extends", "nested")
+TEXTS = ("title", "source", "note", "extends", "nested")
 KEYS = frozenset({*SECTIONS, *FLAGS, *TEXTS, "frameworks", "variants", "extra"})
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME = 200
@@ -115,12 +117,17 @@ class _Parser:
         for section in ("architecture", "builds"):  # `any` takes back what the extended layout says
             sections[section] = {fact: own for fact, own in sections[section].items() if own != "any"}
         names = {name: self.names(sections[name]) for name in ("names", "plain", "scales")}
+        if sections["numbered"] and not {"conv", "norm", "dense"} <= sections["numbered"].keys():
+            raise self.wrong("numbered", "must name all of conv, norm and dense")
+        if names["scales"].keys() and not names["names"].keys() & NORMS <= names["scales"].keys():
+            raise self.wrong("scales", "must name the scale layer of every normalisation that [names] has")
         if bool(names["names"]) == bool(sections["numbered"]):
             raise self.wrong("names", "is missing; a layout needs [names], or [numbered] where layers have no names")
         return Layout(
             name=Path(self.file).stem,
             title=self.table.get("title", base.get("title", "")),
             source=self.table.get("source", base.get("source", "")),
+            note=self.table.get("note", ""),
             frameworks=tuple(FRAMEWORKS[name] for name in self.frameworks(base)),
             names=names["names"],
             plain=names["plain"],

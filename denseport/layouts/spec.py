@@ -35,6 +35,7 @@ class Layout:
         name: What `--from-layout` and `--to-layout` call it.
         title: What it is, in a line.
         source: Upstream file and symbol that the facts were read from.
+        note: What a user should know wherever the layout was detected, or "".
         frameworks: Whose parameter names and axes apply; a format's own framework is taken where there are several.
         names: Canonical layer template to this layout's spellings; all are read, the first is written.
         plain: The same for the layers of nets without bottleneck, where those are called otherwise.
@@ -55,6 +56,7 @@ class Layout:
     name: str
     title: str
     source: str
+    note: str
     frameworks: tuple[Framework, ...]
     names: Names
     plain: Names

@@ -160,6 +160,9 @@ def translate(
 ) -> dict[str, np.ndarray]:
     """Renames and transposes the arrays of a DenseNet from one layout to another.
 
+    Whether a net of `to_layout` computes the same, and whether its library can build the architecture, is for
+    `denseport.convert` to say: weights alone cannot.
+
     Args:
         tensors: Every array of the net by its name in `from_layout`; left as they are.
         from_layout: A layout's name or TOML file; None detects it.

@@ -33,7 +33,7 @@ class Weights:
     def without_head(self) -> Weights:
         """The same net without its classifier."""
         tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{CLASSIFIER}.")}
-        return Weights(self.config.replace(num_classes=None, head_shape=()), tensors, self.counters)
+        return Weights(self.config.without_head(), tensors, self.counters)
 
     def with_new_head(self, num_classes: int) -> Weights:
         """The same net with a classifier of zeros: every logit is 0 until it is trained."""
@@ -120,7 +120,7 @@ def _cast(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
     def rounded(values: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
             narrow = values.astype(dtype)
-        if np.isfinite(values).all() and not np.isfinite(narrow).all():
+        if (np.isfinite(values) & ~np.isfinite(narrow)).any():
             raise UsageError(f"{name} has values beyond the range of {dtype}; choose --dtype bfloat16 or float32")
         return narrow
 

@@ -1,6 +1,6 @@
 """Parity: how far the outputs of two files are apart when each runs in a framework of its own."""
 
 from denseport.parity.report import Comparison, FrameworkRun, ParityReport
-from denseport.parity.verification import require_frameworks, verify
+from denseport.parity.verification import verify
 
-__all__ = ["Comparison", "FrameworkRun", "ParityReport", "require_frameworks", "verify"]
+__all__ = ["Comparison", "FrameworkRun", "ParityReport", "verify"]

@@ -93,8 +93,9 @@ class ParityReport:
         """Plain values for JSON, verdict and figure included; an infinite figure is None."""
         plain = dataclasses.asdict(self)
         for comparison in plain["comparisons"]:
-            for name in ("relative_error", "absolute_error"):
-                comparison[name] = comparison[name] if math.isfinite(comparison[name]) else None
+            for name, value in comparison.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    comparison[name] = None
         figure = self.relative_error if math.isfinite(self.relative_error) else None
         return {"passed": self.passed, "relative_error": figure, **plain}
 
@@ -102,15 +103,15 @@ class ParityReport:
         """The same report under the name that the second file is going to have."""
         return dataclasses.replace(self, b=dataclasses.replace(self.b, file=str(file)))
 
-    def raise_if_failed(self, report: Any = None) -> None:
-        """Raises VerificationError, with `report` or else this one attached, where the check has not passed."""
+    def raise_if_failed(self, report: Any) -> None:
+        """Raises VerificationError with `report` attached where the check has not passed."""
         if self.passed:
             return
         figure = f"{self.relative_error:.1e}" if math.isfinite(self.relative_error) else "NaN or Inf"
         raise VerificationError(
             f"{self.b.file}: its outputs in {self.b.framework} are {figure} relative from those of {self.a.file} in "
             f"{self.a.framework}, above the tolerance {self.tolerance:.0e}; see `denseport diff`",
-            report or self,
+            report,
         )
 
 

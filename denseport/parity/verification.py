@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import tempfile
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +16,32 @@ import numpy as np
 
 from denseport.checkpoint import Checkpoint
 from denseport.config import DenseNetConfig, Traits
-from denseport.errors import FrameworkMissingError, LayoutError, UsageError, quoted
+from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Detection
 from denseport.loading import opened
 from denseport.parity.processes import run_both
 from denseport.parity.report import FrameworkRun, ParityReport, compare
+from denseport.requirements import require_parity
 
 TOLERANCE = 1e-5
 SEED = 20170128
 NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 OTHER = {"torch": "keras", "keras": "torch"}
+
+
+# What numpy raises for a npz file that is damaged, pickled, or none.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -48,16 +63,6 @@ class Images:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     labels: np.ndarray | None = None
-
-
-def require_frameworks() -> None:
-    """Raises FrameworkMissingError where torch, Keras or Keras' backend is not installed; imports none of them."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    missing = [module for module in ("torch", "keras", backend) if find_spec(module) is None]
-    if missing:
-        raise FrameworkMissingError(
-            f"parity needs {' and '.join(missing)}: pip install 'denseport[parity]', or convert with --no-verify"
-        )
 
 
 def verify(
@@ -101,7 +106,7 @@ def verify(
     started = time.perf_counter()
     if not DEVICE.fullmatch(device):
         raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
-    require_frameworks()
+    require_parity()
     sides = _sides(Path(a), Path(b), layout_a, layout_b, head)
     with tempfile.TemporaryDirectory(prefix="denseport-") as folder:
         images = _given(Path(inputs), sides[0].config) if inputs else _noise(sides[0].config, Path(folder))
@@ -130,15 +135,17 @@ def verify(
     )
 
 
-def _sides(a: Path, b: Path, layout_a: str | Path | None, layout_b: str | Path | None, head: str) -> list[Side]:
+def _sides(
+    a: Path, b: Path, layout_a: str | Path | None, layout_b: str | Path | None, head: Literal["keep", "drop"]
+) -> list[Side]:
     sides: list[Side] = []
     for path, layout in ((a, layout_a), (b, layout_b)):
-        with opened(path, layout) as (checkpoint, found):
-            framework = found.framework.name
+        with opened(path, layout, head=head) as (checkpoint, found):
+            framework = found.framework.runs_in
             if sides and sides[0].framework == framework:
                 framework = OTHER[framework]
             named = str(layout) if layout is not None else found.layout.name
-            config = found.config.replace(num_classes=None) if head == "drop" else found.config
+            config = found.config.without_head() if head == "drop" else found.config
             sides.append(Side(path, named, framework, config, _narrow(checkpoint, found)))
     first, second = (side.config.replace(traits=DenseNetConfig().traits) for side in sides)
     if first != second:
@@ -157,7 +164,7 @@ def _narrow(checkpoint: Checkpoint, found: Detection) -> str:
 
 def _noise(config: DenseNetConfig, folder: Path) -> Images:
     """Two images of an even and two of an odd size: `same` and symmetric padding differ at even sizes alone."""
-    even = 32 if config.traits.stem_stride == 1 else 64 if config.dimensions == 3 else 224
+    even = _even_size(config)
     random = np.random.default_rng(SEED)
     arrays = {
         name: random.standard_normal((2, *[size] * config.dimensions, config.in_channels), np.float32)
@@ -166,6 +173,14 @@ def _noise(config: DenseNetConfig, folder: Path) -> Images:
     file = folder / "inputs.npz"
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return Images(file, tuple(arrays), tuple(array.shape for array in arrays.values()))
+
+
+def _even_size(config: DenseNetConfig) -> int:
+    """An even side of images; where the head is flattened, one that leaves it the map that it has weights for."""
+    if config.head_shape and config.num_classes is not None:
+        pools = config.blocks - 1 + (config.traits.stem_pool != "none")
+        return int(config.head_shape[0] * config.traits.stem_stride * 2**pools)
+    return 32 if config.traits.stem_stride == 1 else 64 if config.dimensions == 3 else 224
 
 
 def _given(file: Path, config: DenseNetConfig) -> Images:
@@ -177,7 +192,7 @@ def _given(file: Path, config: DenseNetConfig) -> Images:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{file}: holds no array `images` ({quoted(error)}); save it with numpy.savez(file, images=..., labels=...)"
         ) from None

@@ -53,7 +53,7 @@ def main() -> None:
             },
         )
     except DenseportError as error:
-        _send(replies, {"error": str(error), "exit_code": error.exit_code})
+        _send(replies, {"error": str(error)})
 
 
 def _outputs(runner: Runner, request: dict[str, Any], options: dict[str, Any]) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from denseport.config import Traits
 from denseport.errors import LayoutError, listed, quoted
 
 CONVOLUTIONS = frozenset({"Conv1D", "Conv2D", "Conv3D", "Convolution2D"})
@@ -26,11 +27,12 @@ DENSENET_LAYERS = (
         "Flatten",
         "Rescaling",
     }
+    | {"Pad"}
     | {"Functional", "Model", "Sequential", "Scale"}
     | {"DenseNetBackbone", "DenseNetImageClassifier", "ImageClassifier"}
 )
 # Layers that may stand there under a name of their own package; everything else must be Keras' own.
-PACKAGES = ("keras", "tensorflow.keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
+PACKAGES = ("denseport", "keras", "tensorflow.keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
 MAX_LAYERS = 100_000
 
 
@@ -38,7 +40,7 @@ def observed_traits(config: Mapping[str, Any]) -> dict[str, Any]:
     """The traits that a model's configuration states without doubt.
 
     Raises:
-        LayoutError: The model has layers that no DenseNet has; the message names them.
+        LayoutError: The model has layers that no DenseNet has, which the message names, or traits that make no sense.
     """
     layers = list(_layers(config))
     if foreign := [f"{name} ({kind})" for kind, name, package, _ in layers if not _is_densenets(kind, package)]:
@@ -46,9 +48,9 @@ def observed_traits(config: Mapping[str, Any]) -> dict[str, Any]:
             f"the model has layers that no DenseNet has: {listed(foreign)}; save a DenseNet's weights alone"
         )
     traits: dict[str, Any] = {}
-    epsilons = {own.get("epsilon") for kind, _, _, own in layers if kind in NORMALISATIONS}
-    if len(epsilons) == 1 and isinstance(epsilon := next(iter(epsilons)), float):
-        traits["epsilon"] = epsilon
+    epsilons = [own.get("epsilon") for kind, _, _, own in layers if kind in NORMALISATIONS]
+    if epsilons and isinstance(epsilons[0], float) and all(epsilon == epsilons[0] for epsilon in epsilons):
+        traits["epsilon"] = epsilons[0]
     stem = next((n for n, (kind, *_) in enumerate(layers) if kind in CONVOLUTIONS), None)
     if stem is None:
         return traits
@@ -60,7 +62,12 @@ def observed_traits(config: Mapping[str, Any]) -> dict[str, Any]:
     strides = own.get("strides", own.get("subsample"))
     if isinstance(strides, list) and strides and all(side == strides[0] for side in strides):
         traits["stem_stride"] = strides[0]
+    joined = max((n for n, (kind, *_) in enumerate(layers) if kind in ("Concatenate", "Merge")), default=None)
+    if joined is not None:
+        relu = any(kind == "ReLU" or own.get("activation") == "relu" for kind, _, _, own in layers[joined:])
+        traits["final_activation"] = "relu" if relu else "none"
     traits["stem_pool"] = "max" if any(kind.startswith("MaxPooling") for kind, *_ in layers) else "none"
+    Traits(**traits)
     return traits
 
 

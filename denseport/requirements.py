@@ -1,0 +1,42 @@
+"""Which framework is installed, found out without importing it."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+from denseport.errors import FrameworkMissingError, UsageError, quoted
+
+BACKENDS = ("tensorflow", "torch", "jax")
+
+
+def require_torch() -> None:
+    """Raises FrameworkMissingError where torch is not installed."""
+    _require("torch", "torch")
+
+
+def require_keras() -> None:
+    """Raises FrameworkMissingError where Keras or its backend is not installed.
+
+    Raises:
+        UsageError: KERAS_BACKEND names no backend of Keras.
+    """
+    _require("tensorflow", "keras", keras_backend())
+
+
+def require_parity() -> None:
+    """Raises FrameworkMissingError where torch, Keras or Keras' backend is not installed."""
+    _require("parity", "torch", "keras", keras_backend(), remedy=", or convert with --no-verify")
+
+
+def keras_backend() -> str:
+    """The backend that Keras is going to use, by the environment."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in BACKENDS:
+        raise UsageError(f"KERAS_BACKEND is {quoted(backend)}; set it to one of {', '.join(BACKENDS)}")
+    return backend
+
+
+def _require(extra: str, *modules: str, remedy: str = "") -> None:
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise FrameworkMissingError(f"this needs {' and '.join(missing)}: pip install 'denseport[{extra}]'{remedy}")
