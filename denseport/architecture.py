@@ -15,6 +15,8 @@ from denseport.config import DenseNetConfig
 
 Kind = Literal["conv", "norm", "dense"]
 
+CLASSIFIER = "head.classifier"
+
 PARAMETERS: dict[Kind, tuple[str, ...]] = {
     "conv": ("weight", "bias"),
     "norm": ("weight", "bias", "running_mean", "running_var"),
@@ -70,7 +72,7 @@ def layers(config: DenseNetConfig) -> Iterator[Layer]:
         yield norm("head.norm", width)
     if config.num_classes is not None:
         inputs = width * math.prod(config.head_shape)
-        yield Layer("head.classifier", "dense", {"weight": (config.num_classes, inputs), "bias": (config.num_classes,)})
+        yield Layer(CLASSIFIER, "dense", {"weight": (config.num_classes, inputs), "bias": (config.num_classes,)})
 
 
 def stem_names(config: DenseNetConfig) -> list[str]:

@@ -293,8 +293,11 @@ def _in_background(work: Callable[[Path], str], path: Path) -> Iterator[Future[s
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -188,7 +188,10 @@ def test_recorded_traits_that_make_no_sense_are_refused(tmp_path: Path, recorded
         denseport.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", verify=False)
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "kuangliu", "andreasveit", "timm-deep", "monai"])
+TORCH_LAYOUTS = [n for n, layout in known_layouts().items() if layout.frameworks[0].name == "torch" and layout.detected]
+
+
+@pytest.mark.parametrize("layout", TORCH_LAYOUTS)
 def test_derive_finds_the_names_of_renamed_copies(tmp_path: Path, layout: str) -> None:
     net = next(config for config, spelled_by in SMALL.values() if layout in spelled_by)
     renamed = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from densenets import canonical_weights
+from densenets import SMALL, canonical_weights
 
 import denseport
 from denseport.checkpoint import Checkpoint, Tensor
@@ -73,6 +73,31 @@ def test_a_right_file_passes_and_every_mistake_fails(source: Path, tmp_path: Pat
         even, odd = report.comparisons
         assert even.relative_error > 1e-3
         assert odd.relative_error < 1e-5, "the two paddings are the same at odd sizes"
+
+
+@pytest.mark.parametrize("net", SMALL)
+def test_every_kind_of_net_computes_the_same_in_both(net: str, tmp_path: Path) -> None:
+    denseport.write(checkpoint(canonical_weights(SMALL[net][0]), **vars(SMALL[net][0].traits)), tmp_path / "a.pth")
+    report = denseport.convert(tmp_path / "a.pth", tmp_path / "b.h5", to_layout="denseport", device="cpu")
+    assert report.parity is not None
+    assert report.parity.relative_error < 2e-6
+
+
+def test_the_real_cifar_net_classifies_alike_in_both(tmp_path: Path) -> None:
+    real = Path(__file__).resolve().parents[2] / "shared" / "real"
+    if not real.exists():
+        pytest.skip(f"the trained DICE net and its images are not in {real}")
+    with np.load(real / "cifar10-test-500.npz") as arrays:
+        images, labels = arrays["images"][::2], arrays["labels"][::2]
+    mean, deviation = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2023, 0.1994, 0.2010])
+    np.savez(tmp_path / "images.npz", images=(images / np.float32(255) - mean) / deviation, labels=labels)
+    source = real / "dice-densenet-bc-100-12-cifar10.pth.tar"
+    report = denseport.convert(source, tmp_path / "dice.h5", inputs=tmp_path / "images.npz", device="cpu")
+    assert report.parity is not None
+    (comparison,) = report.parity.comparisons
+    assert comparison.accuracy is not None
+    assert comparison.accuracy[0] == comparison.accuracy[1] > 0.8
+    assert comparison.top1_agreement == 1
 
 
 def test_a_failed_parity_leaves_the_old_file(source: Path, tmp_path: Path) -> None:

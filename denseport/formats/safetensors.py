@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Checkpoint, Tensor
+from denseport.checkpoint import Checkpoint, Tensor, dtype_of
 from denseport.errors import FormatError, quoted
 from denseport.formats.mapped_file import MappedFile
 
@@ -128,10 +128,7 @@ def _entry(name: str, entry: object, broken: Any) -> tuple[np.dtype[Any], tuple[
 
 def _dtype(name: str, code: str, broken: Any) -> np.dtype[Any]:
     if code == "BF16":
-        import ml_dtypes
-
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
+        return dtype_of("bfloat16")
     if code not in DTYPES:
         raise broken(f"tensor {quoted(name)} has dtype {quoted(code)}, which DenseNets are not stored in")
     return np.dtype(DTYPES[code])

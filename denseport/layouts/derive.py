@@ -16,7 +16,7 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.detect import without_prefixes
 from denseport.layouts.frameworks import KERAS, TORCH, Framework
-from denseport.layouts.match import Detection, grouped, match
+from denseport.layouts.match import Detection, match
 from denseport.layouts.parse import LAYERS, parse
 
 # Of the numbers in a name, a block's and a layer's are among the first; each pair of them is tried on every name.
@@ -93,7 +93,7 @@ def derive(checkpoint: Checkpoint) -> str:
     file = checkpoint.path or "the given tensors"
     *_, (_, originals) = without_prefixes(checkpoint.tensors)
     framework = KERAS if all("/" in name for name in originals) else TORCH
-    groups = grouped(originals, framework)
+    groups = framework.grouped(originals)
     try:
         layers = list(_layers(checkpoint, groups, framework))
         names = _names(layers)
@@ -120,7 +120,7 @@ def _layers(checkpoint: Checkpoint, groups: Mapping[str, Mapping[str, str]], fra
         of = "dense" if of == "conv" and len(shape) == 2 else of
         if (len(shape) != 1 and of == "norm") or (len(shape) < 2 and of != "norm"):
             raise LayoutError(f"{quoted(name)} is no convolution, normalisation or dense layer: its shape is {shape}")
-        yield Unnamed(name, of, tuple(shape[axis] for axis in framework.to_canonical(of, len(shape))))
+        yield Unnamed(name, of, framework.canonical_shape(of, shape))
 
 
 def _names(layers: list[Unnamed]) -> dict[str, str]:

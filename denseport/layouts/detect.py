@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
-from denseport.layouts.match import Detection, Groups, Misfit, grouped, match
+from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Groups
+from denseport.layouts.match import Detection, Misfit, match
 from denseport.layouts.observed_traits import observed_traits
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
@@ -76,7 +76,7 @@ def _try(
         for own in candidate.frameworks:
             framework = KERAS_ON_THEANO if own is KERAS and checkpoint.backend == "theano" else own
             if framework.name not in groups:
-                groups[framework.name] = grouped(originals, framework)
+                groups[framework.name] = framework.grouped(originals)
             tried.append(match(checkpoint, candidate, framework, groups[framework.name], observed, drop_head=drop_head))
     return [t for t in tried if isinstance(t, Detection)], [t for t in tried if isinstance(t, Misfit)]
 

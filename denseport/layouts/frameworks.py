@@ -12,6 +12,8 @@ from denseport.architecture import PARAMETERS, Kind
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 CANONICAL_AXES: Mapping[Kind, str] = MappingProxyType({"conv": "OI*", "dense": "OI"})
 
+Groups = Mapping[str, Mapping[str, str]]
+
 # Keras 1 has no separator: convolution2d_1_W, batchnormalization_1_running_std, conv1_scale_gamma.
 KERAS_1 = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)")
 
@@ -55,10 +57,26 @@ class Framework:
         repeated = f"{layer.rpartition(self.separator)[2]}_"
         return layer, parameter.removeprefix(repeated) if self.aliases else parameter
 
+    def grouped(self, originals: Mapping[str, str]) -> Groups:
+        """Tensor names by layer and parameter; `originals` gives each name's own in the file."""
+        groups: dict[str, dict[str, str]] = {}
+        for name, original in originals.items():
+            layer, parameter = self.split(name)
+            groups.setdefault(layer, {})[parameter] = original
+        return groups
+
     def canonical_parameter(self, kind: Kind, parameter: str) -> str | None:
         """The canonical name of this framework's parameter, or None where such a layer has none of that name."""
         own, parameter = self.parameters[kind], self.aliases.get(parameter, parameter)
         return PARAMETERS[kind][own.index(parameter)] if parameter in own else None
+
+    def canonical_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A tensor's shape in canonical axis order."""
+        return tuple(shape[axis] for axis in self.to_canonical(kind, len(shape)))
+
+    def own_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A canonical shape in this framework's axis order."""
+        return tuple(shape[axis] for axis in self.from_canonical(kind, len(shape)))
 
     def to_canonical(self, kind: Kind, rank: int) -> tuple[int, ...]:
         """The axes to transpose by, from this framework's order to the canonical one, for a tensor of that rank."""
@@ -82,12 +100,8 @@ TORCH = Framework(
     name="torch",
     runs_in="torch",
     separator=".",
-    parameters={
-        "conv": ("weight", "bias"),
-        "norm": ("weight", "bias", "running_mean", "running_var"),
-        "dense": ("weight", "bias"),
-    },
-    axes={"conv": "OI*", "dense": "OI"},
+    parameters=PARAMETERS,
+    axes=CANONICAL_AXES,
     flattened="C*",
     counter="num_batches_tracked",
 )

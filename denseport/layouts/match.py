@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from denseport.architecture import Kind, kind, layers, shapes
+from denseport.architecture import CLASSIFIER, kind, layers, shapes
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig, Traits
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.frameworks import Framework
-from denseport.layouts.inference import RANKS, infer_config
-from denseport.layouts.order import canonical_by_order
+from denseport.layouts.frameworks import Framework, Groups
+from denseport.layouts.inference import infer_config
+from denseport.layouts.order import canonical_by_order, in_order
 from denseport.layouts.spec import Layout, Spelling
 
-CLASSIFIER = "head.classifier"
 SCALE = ".scale"
-
-# What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
-CLASSES: Mapping[Kind, tuple[str, ...]] = {
-    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d"),
-    "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
-    "dense": ("dense",),
-}
-NUMBERED = re.compile(r"(?:.*/)?(\w+?)(?:_(\d{1,9}))?")
 
 # The traits that change what is computed.
 COMPUTED = tuple(field.name for field in fields(Traits) if field.name != "head_activation")
 
 Shape = tuple[int, ...]
-Groups = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -101,15 +90,6 @@ class Misfit:
     wrong: int = 0
 
 
-def grouped(originals: Mapping[str, str], framework: Framework) -> Groups:
-    """Tensor names by layer and parameter, as a framework divides them; `originals` are the names in the file."""
-    groups: dict[str, dict[str, str]] = {}
-    for name, original in originals.items():
-        layer, parameter = framework.split(name)
-        groups.setdefault(layer, {})[parameter] = original
-    return groups
-
-
 def match(
     checkpoint: Checkpoint,
     layout: Layout,
@@ -133,9 +113,9 @@ def match(
     if layout.numbered or checkpoint.nameless:
         matched = 0
         try:
-            in_order = _in_order(checkpoint, groups, framework, layout.numbered.get("stem", ("",))[0])
+            by_kind = in_order(checkpoint, groups, framework, layout.numbered.get("stem", ("",))[0])
             matched = len(groups)
-            named = canonical_by_order(in_order)
+            named = canonical_by_order(by_kind)
         except LayoutError as error:
             return Misfit(layout, matched, f"its layers have no names of their own, and {error}")
         attempts.append(_fit(checkpoint, layout, framework, groups, named, observed, drop_head))
@@ -150,38 +130,6 @@ def match(
     fits = [attempt for attempt in attempts if isinstance(attempt, Detection)]
     misfits = [attempt for attempt in attempts if isinstance(attempt, Misfit)]
     return fits[0] if fits else max(misfits, key=lambda misfit: misfit.matched)
-
-
-def _in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework, stem: str) -> dict[Kind, dict[str, Shape]]:
-    """The layers of each kind in the order of the graph, with the canonical shape of their kernel or scale.
-
-    `stem` is the name of the first convolution where it has one.
-
-    Raises:
-        LayoutError: A layer has a name that Keras does not give by itself, or no square kernel.
-    """
-    if stem and stem not in groups:
-        raise LayoutError(f"there is no {stem}")
-    found: dict[Kind, list[tuple[int, str, Shape]]] = {"conv": [], "norm": [], "dense": []}
-    for layer, parameters in groups.items():
-        divided = NUMBERED.fullmatch(layer)
-        of = next((of for of, classes in CLASSES.items() if divided and divided[1] in classes), None)
-        of = "conv" if layer == stem else of
-        if of is None or divided is None:
-            raise LayoutError(f"{quoted(layer)} is none of Keras' own names for convolutions, norms and dense layers")
-        canonical = {framework.canonical_parameter(of, parameter): name for parameter, name in parameters.items()}
-        if "weight" not in canonical:
-            raise LayoutError(f"{quoted(layer)} has no {framework.parameters[of][0]}")
-        shape = _shape(of, checkpoint.tensors[canonical["weight"]].shape, framework)
-        if len(shape) not in RANKS[of] or not all(shape):
-            raise LayoutError(f"{quoted(layer)} has a {framework.parameters[of][0]} of shape {shape}")
-        if len(set(shape[2:])) > 1:
-            raise LayoutError(f"{quoted(layer)} has a kernel that is not square, {shape[2:]}")
-        found[of].append((-1 if layer == stem else int(divided[2] or 0), layer, shape))
-    if checkpoint.format != "h5":  # other formats keep no order: the numbers do
-        for layers in found.values():
-            layers.sort()
-    return {of: {layer: shape for _, layer, shape in own} for of, own in found.items()}
 
 
 def _fit(
@@ -280,9 +228,9 @@ def _problems(
     if surplus := [name for role, name in roles.items() if role not in expected]:
         problems.append(f"unexpected {listed(surplus)}")
     wrong = [
-        f"{quoted(roles[role])} {checkpoint.tensors[roles[role]].shape} should be {_own_shape(role, shape, framework)}"
-        for role, shape in expected.items()
-        if role in roles and canonical_shapes[role] != shape
+        f"{quoted(name)} {checkpoint.tensors[name].shape} should be {framework.own_shape(kind(layer), expected[role])}"
+        for role, name in roles.items()
+        if role in expected and canonical_shapes[role] != expected[role] and (layer := role.rpartition(".")[0])
     ]
     wrong += [
         f"{quoted(name)} {checkpoint.tensors[name].shape} should be {expected[f'{norm}.weight']}"
@@ -332,7 +280,7 @@ def _head(
     own = {framework.canonical_parameter("dense", parameter): name for parameter, name in parameters.items()}
     if own.keys() != {"weight", "bias"}:
         return ""
-    kernel = _shape("dense", checkpoint.tensors[own["weight"]].shape, framework)
+    kernel = framework.canonical_shape("dense", checkpoint.tensors[own["weight"]].shape)
     return layer if len(kernel) == 2 and kernel[1] and kernel[1] % config.features == 0 else ""
 
 
@@ -340,18 +288,8 @@ def _is_counter(tensor: Tensor) -> bool:
     return tensor.shape == () and tensor.dtype.kind in "iu"
 
 
-def _shape(of: Kind, shape: Shape, framework: Framework) -> Shape:
-    """A tensor's shape in canonical axis order."""
-    return tuple(shape[axis] for axis in framework.to_canonical(of, len(shape)))
-
-
 def _role_shape(role: str, shape: Shape, framework: Framework) -> Shape:
-    return _shape(kind(role.rpartition(".")[0].removesuffix(SCALE)), shape, framework)
-
-
-def _own_shape(role: str, shape: Shape, framework: Framework) -> Shape:
-    """A canonical shape in the framework's axis order."""
-    return tuple(shape[axis] for axis in framework.from_canonical(kind(role.rpartition(".")[0]), len(shape)))
+    return framework.canonical_shape(kind(role.rpartition(".")[0].removesuffix(SCALE)), shape)
 
 
 def _own_name(role: str, spelling: Spelling, framework: Framework, layout: Layout) -> str:

@@ -7,13 +7,57 @@ n-th of the network, and the same holds for normalisations.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 
 from denseport.architecture import Kind, layers
+from denseport.checkpoint import Checkpoint
 from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError, quoted
+from denseport.layouts.frameworks import Framework, Groups
+from denseport.layouts.inference import RANKS
+
+# What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
+CLASSES: Mapping[Kind, tuple[str, ...]] = {
+    "conv": ("conv1d", "conv2d", "conv3d", "convolution2d"),
+    "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
+    "dense": ("dense",),
+}
+NUMBERED = re.compile(r"(?:.*/)?(\w+?)(?:_(\d{1,9}))?")
 
 Shape = tuple[int, ...]
+
+
+def in_order(checkpoint: Checkpoint, groups: Groups, framework: Framework, stem: str) -> dict[Kind, dict[str, Shape]]:
+    """The layers of each kind in the order of the graph, with the canonical shape of their kernel or scale.
+
+    `stem` is the name of the first convolution where it has one.
+
+    Raises:
+        LayoutError: A layer has a name that Keras does not give by itself, or no square kernel.
+    """
+    if stem and stem not in groups:
+        raise LayoutError(f"there is no {stem}")
+    found: dict[Kind, list[tuple[int, str, Shape]]] = {"conv": [], "norm": [], "dense": []}
+    for layer, parameters in groups.items():
+        divided = NUMBERED.fullmatch(layer)
+        of = next((of for of, classes in CLASSES.items() if divided and divided[1] in classes), None)
+        of = "conv" if layer == stem else of
+        if of is None or divided is None:
+            raise LayoutError(f"{quoted(layer)} is none of Keras' own names for convolutions, norms and dense layers")
+        canonical = {framework.canonical_parameter(of, parameter): name for parameter, name in parameters.items()}
+        if "weight" not in canonical:
+            raise LayoutError(f"{quoted(layer)} has no {framework.parameters[of][0]}")
+        shape = framework.canonical_shape(of, checkpoint.tensors[canonical["weight"]].shape)
+        if len(shape) not in RANKS[of] or not all(shape):
+            raise LayoutError(f"{quoted(layer)} has a {framework.parameters[of][0]} of shape {shape}")
+        if len(set(shape[2:])) > 1:
+            raise LayoutError(f"{quoted(layer)} has a kernel that is not square, {shape[2:]}")
+        found[of].append((-1 if layer == stem else int(divided[2] or 0), layer, shape))
+    if checkpoint.format != "h5":  # other formats keep no order: the numbers do
+        for layers in found.values():
+            layers.sort()
+    return {of: {layer: shape for _, layer, shape in own} for of, own in found.items()}
 
 
 def canonical_by_order(found: Mapping[Kind, Mapping[str, Shape]]) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denseport.architecture import Kind, kind, layers
+from denseport.architecture import CLASSIFIER, Kind, kind, layers
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
@@ -18,7 +18,7 @@ from denseport.layouts.frameworks import Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout, Numbering
-from denseport.layouts.weights import CLASSIFIER, Weights
+from denseport.layouts.weights import Weights
 
 COUNTERS = "num_batches_tracked"
 

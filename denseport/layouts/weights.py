@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from denseport.architecture import shapes
+from denseport.architecture import CLASSIFIER, PARAMETERS, kind, shapes
 from denseport.checkpoint import Tensor
 from denseport.config import DenseNetConfig
 from denseport.errors import UsageError
-
-CLASSIFIER = "head.classifier"
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,10 @@ class Weights:
         for layer, channels in _inputs(self.config):
             to_new_first = np.concatenate([np.arange(start, stop) for start, stop in reversed(channels)])
             index = to_new_first if order == "new-first" else np.argsort(to_new_first)
-            for name in (f"{layer}.{parameter}" for parameter in ("weight", "bias", "running_mean", "running_var")):
-                kernel = name.endswith(".weight") and not _is_norm(layer)
-                if name in tensors and (kernel or _is_norm(layer)):
-                    tensors[name] = _permuted(tensors[name], index, axis=1 if kernel else 0)
+            is_norm = kind(layer) == "norm"
+            for name in (f"{layer}.{parameter}" for parameter in (PARAMETERS["norm"] if is_norm else ("weight",))):
+                if name in tensors:
+                    tensors[name] = _permuted(tensors[name], index, axis=0 if is_norm else 1)
         return replace(self, config=self.config.replace(concatenation=order), tensors=tensors)
 
     def with_epsilon(self, epsilon: float) -> Weights:
@@ -97,10 +95,6 @@ def _inputs(config: DenseNetConfig) -> Iterator[tuple[str, list[tuple[int, int]]
         for layer in behind:
             yield layer, parts
         entered = config.transition_widths[b - 1] if b < config.blocks else 0
-
-
-def _is_norm(layer: str) -> bool:
-    return layer.rpartition(".")[2].startswith("norm")
 
 
 def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:
