@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
         layer, _, parameter = role.rpartition(".")
         tensor = _to_canonical(checkpoint.tensors[name], kind(layer), found.framework)
         if parameter == "weight" and layer == CLASSIFIER and found.config.head_shape:
-            tensor = _channels_first(tensor, found.framework, found.config)
+            tensor = _reordered(tensor, found.framework, found.config, canonical=True)
         if layer in found.scales and parameter in ("weight", "bias"):
             scale, shift = (checkpoint.tensors[own] for own in found.scales[layer])
             tensor = _folded(tensor, scale, shift if parameter == "bias" else None)
@@ -59,7 +60,7 @@ def from_canonical(weights: Weights, layout: Layout, framework: Framework) -> di
         for parameter in layer.shapes:
             tensor = weights.tensors[f"{layer.name}.{parameter}"]
             if parameter == "weight" and layer.name == CLASSIFIER and weights.config.head_shape:
-                tensor = _flattened(tensor, framework, weights.config)
+                tensor = _reordered(tensor, framework, weights.config, canonical=False)
             tensors[framework.spell(own, layer.kind, parameter)] = _from_canonical(tensor, layer.kind, framework)
         if layer.kind == "norm" and layout.scales:
             width, dtype = layer.shapes["weight"], weights.tensors[f"{layer.name}.weight"].dtype
@@ -94,33 +95,24 @@ def _folded(tensor: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 
     def read() -> np.ndarray:
         scaled: np.ndarray = tensor.read() * scale.read()
-        return scaled if shift is None else scaled + shift.read()
+        return (scaled if shift is None else scaled + shift.read()).astype(tensor.dtype, copy=False)
 
     return Tensor(tensor.dtype, tensor.shape, read)
 
 
-def _channels_first(tensor: Tensor, framework: Framework, config: DenseNetConfig) -> Tensor:
-    """A classifier (O, flattened features) from its framework's order of positions and channels to (C, *spatial)."""
+def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, canonical: bool) -> Tensor:
+    """A classifier (O, flattened features) whose columns go from its framework's order to (C, *spatial), or back.
+
+    Torch and Theano flatten channels first, Keras flattens positions first.
+    """
     if framework.flattened == "C*":
         return tensor
     positions = math.prod(config.head_shape)
+    first = (positions, -1) if canonical else (-1, positions)
 
     def read() -> np.ndarray:
         values = tensor.read()
-        return values.reshape(len(values), positions, -1).transpose(0, 2, 1).reshape(values.shape)
-
-    return Tensor(tensor.dtype, tensor.shape, read)
-
-
-def _flattened(tensor: Tensor, framework: Framework, config: DenseNetConfig) -> Tensor:
-    """The inverse of `_channels_first`."""
-    if framework.flattened == "C*":
-        return tensor
-    positions = math.prod(config.head_shape)
-
-    def read() -> np.ndarray:
-        values = tensor.read()
-        return values.reshape(len(values), -1, positions).transpose(0, 2, 1).reshape(values.shape)
+        return values.reshape(len(values), *first).transpose(0, 2, 1).reshape(values.shape)
 
     return Tensor(tensor.dtype, tensor.shape, read)
 
@@ -145,7 +137,7 @@ def _recorded_counters(checkpoint: Checkpoint, config: DenseNetConfig) -> dict[s
     try:
         recorded = json.loads(text)
         counts = recorded if isinstance(recorded, dict) else dict.fromkeys(norms, recorded)
-        return {norm: Tensor.of(np.array(int(counts[norm]), np.int64)) for norm in norms if norm in counts}
+        return {norm: Tensor.of(np.array(operator.index(counts[norm]), np.int64)) for norm in norms if norm in counts}
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise LayoutError(
             f"{checkpoint.path}: the recorded {COUNTERS} is neither a number nor a table of numbers; "
