@@ -5,10 +5,10 @@ from __future__ import annotations
 from denseport.config import DenseNetConfig
 from denseport.layouts.spec import Layout
 
-# The sizes are those of DenseNet-121's logits, relative to the largest.
+# Sizes are relative to the largest logit of a DenseNet-121; how large they are depends on the weights.
 EFFECTS = {
-    "epsilon": "which moves the logits by 3e-5 for 1e-6 more, and by 3e-2 for 1e-3",
-    "padding": "which shifts the stem at even image sizes and moves the logits there by some 5 %",
+    "epsilon": "which moves the logits by 1e-5 or so for 1e-6 more, and by 1e-2 or so for 1e-3",
+    "padding": "which shifts the stem at even image sizes and moves the logits there by 1 to 5 %",
     "stem_stride": "which changes the size of every map",
     "stem_pool": "which changes the size or the values of every map",
     "final_activation": "which lets negative features through to the classifier, or cuts them off",
