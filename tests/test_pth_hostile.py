@@ -416,6 +416,11 @@ def test_tensors_that_are_not_in_their_storage_are_refused_by_name(tmp_path: Pat
         refused(saved_legacy(tmp_path / "x.pth", state(tensor(), value)), f"tensor w1 .*({match})")
 
 
+def test_as_many_dimensions_as_numpy_ever_had_are_read(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", state(tensor(0, (1,) * 31 + (4,), (4,) * 31 + (1,))))
+    assert read_all(path)["w0"].shape == (1,) * 31 + (4,)
+
+
 def test_the_stride_of_a_single_element_may_be_anything(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", state(tensor(2, (1, 2), ((1 << 62) - 1, 1))))
     assert read_all(path)["w0"].tolist() == [[2, 3]]
