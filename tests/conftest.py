@@ -16,6 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+# Files whose tests each start processes of their own, and share nothing that is worth keeping together.
+SPREAD = ("test_command_line.py", "test_conversion.py", "test_ecosystem.py", "test_parity.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file on one worker under `--dist loadgroup`, but for those that are better spread."""
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The folder of small trained DenseNets."""

@@ -14,6 +14,7 @@ import pytest
 from densenets import SMALL, canonical_weights
 
 import denseport
+from denseport import requirements
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig, Traits
 from denseport.parity.report import compare, relative_error
@@ -180,8 +181,13 @@ def test_a_cuda_device_that_is_not_there_is_an_error_and_no_silent_cpu_run(sourc
 def test_a_missing_framework_is_named_with_the_extra_before_any_work(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda module: None if module == "keras" else True)
+    with pytest.raises(denseport.FrameworkMissingError, match=r"needs keras: .*denseport\[parity\].*--no-verify"):
+        denseport.convert(source, tmp_path / "x.h5")
+    with pytest.raises(denseport.FrameworkMissingError, match=r"needs keras: .*denseport\[tensorflow\]"):
+        denseport.load_keras(source)
     monkeypatch.setenv("KERAS_BACKEND", "no_such_backend")
-    with pytest.raises(denseport.FrameworkMissingError, match=r"no_such_backend.*denseport\[parity\].*--no-verify"):
+    with pytest.raises(denseport.UsageError, match="KERAS_BACKEND is no_such_backend"):
         denseport.convert(source, tmp_path / "x.h5")
     assert list(tmp_path.iterdir()) == []
 
