@@ -99,14 +99,16 @@ def test_torchvision_to_keras_2(
     assert relative(torchvision_files / "small.npy", target / "small.npy") < FLOAT32
 
 
-@pytest.mark.parametrize("written_by", ["keras_files", "tf_keras_files"])
+@pytest.mark.parametrize(("written_by", "more"), [("keras_files", ["densenet121"]), ("tf_keras_files", [])])
 def test_keras_to_torchvision(
-    written_by: str, request: pytest.FixtureRequest, folder: Callable[[str], Path], script: Callable[..., Any]
+    written_by: str,
+    more: list[str],
+    request: pytest.FixtureRequest,
+    folder: Callable[[str], Path],
+    script: Callable[..., Any],
 ) -> None:
     source = request.getfixturevalue(written_by)
-    names = {"small": "small", "nested": "small-nested"}
-    if (source / "densenet121.h5").exists():
-        names["densenet121"] = "densenet121"
+    names = {"small": "small", "nested": "small-nested", **dict(zip(more, more, strict=True))}
     target = folder("to_torchvision")
     for name, written in names.items():
         convert(source / f"{written}.h5", target / f"{name}.pth")
