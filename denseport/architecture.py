@@ -80,6 +80,31 @@ def stem_names(config: DenseNetConfig) -> list[str]:
     return [""] if len(config.stem_widths) == 1 else [str(n) for n in range(1, len(config.stem_widths) + 1)]
 
 
+def taps(config: DenseNetConfig) -> dict[str, str]:
+    """Where both twins can be looked into, in graph order: each tap's name, and the layer whose output it is.
+
+    A dense layer's tap is the features that it adds, which are the same whatever the order of concatenation. The twins
+    have all these layers, whether or not those have parameters. Outputs are the tap `head`, of no layer's name, since
+    the two frameworks may end in different ones.
+    """
+    last = stem_names(config)[-1]
+    without_pool = f"stem.relu{last}" if config.stem_norm else f"stem.conv{last}"
+    places = {"stem": without_pool if config.traits.stem_pool == "none" else "stem.pool"}
+    new_features = "conv1" if config.bottleneck_width is None else "conv2"
+    for b, count in enumerate(config.block_config, 1):
+        for l in range(1, count + 1):  # noqa: E741 - the paper's letter for a layer
+            places[f"block{b}.layer{l}"] = f"block{b}.layer{l}.{new_features}"
+        if b < config.blocks:
+            places[f"transition{b}"] = f"transition{b}.pool"
+    return places | ({"head.norm": "head.norm"} if config.final_norm else {})
+
+
+def feeding(tap: str, config: DenseNetConfig) -> list[str]:
+    """The canonical tensors between a tap, `head` among them, and the one before it, in graph order."""
+    others = () if tap != "head" or not config.final_norm else ("head.norm.",)
+    return [name for name in shapes(config) if name.startswith(f"{tap}.") and not name.startswith(others)]
+
+
 def shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
     """Every canonical tensor's shape by its full name, in graph order."""
     return {f"{layer.name}.{name}": shape for layer in layers(config) for name, shape in layer.shapes.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
+PIECE_BYTES = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """An array whose dtype and shape are known and whose values come on `read()`.
 
     `read` may return a read-only view over a mapped file, in any memory order; it always has exactly
-    `dtype` (native byte order) and `shape`.
+    `dtype` (native byte order) and `shape`. `part(start, stop)`, where a file can do so, reads only those values of
+    the flattened array, and returns them flat.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    part: Callable[[int, int], np.ndarray] | None = None
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
@@ -47,11 +51,20 @@ class Tensor:
         return Tensor(self.dtype, tuple(self.shape[axis] for axis in axes), lambda: read().transpose(axes))
 
     def same_bits(self, other: Tensor) -> bool:
-        """Whether the other has the same dtype, shape and bits, so that a NaN equals itself."""
+        """Whether the other has the same dtype, shape and bits, so that a NaN equals itself.
+
+        Where the other can be read in parts, it never is in memory as a whole.
+        """
         if self.dtype != other.dtype or self.shape != other.shape:
             return False
         bits = np.dtype(f"u{self.dtype.itemsize}")
-        return bool(np.array_equal(self.read().view(bits), other.read().view(bits)))
+        part = other.part or _parts_of(other.read())
+        position = 0
+        for piece in pieces(self.read()):
+            if not np.array_equal(piece.view(bits), part(position, position + piece.size).view(bits)):
+                return False
+            position += piece.size
+        return True
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,24 @@ class Checkpoint:
     def dtypes(self) -> tuple[str, ...]:
         """The names of the dtypes that occur, sorted."""
         return tuple(sorted({str(tensor.dtype) for tensor in self.tensors.values()}))
+
+
+def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The values in C order as flat arrays of a few MiB, so that a transposed array is never copied as a whole."""
+    if values.nbytes <= PIECE_BYTES:
+        yield np.ascontiguousarray(values).reshape(-1)
+    elif values.nbytes // len(values) > PIECE_BYTES:
+        for row in values:
+            yield from pieces(row)
+    else:
+        rows = PIECE_BYTES * len(values) // values.nbytes
+        for start in range(0, len(values), rows):
+            yield np.ascontiguousarray(values[start : start + rows]).reshape(-1)
+
+
+def _parts_of(values: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    flat = values.reshape(-1)
+    return lambda start, stop: flat[start:stop]
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

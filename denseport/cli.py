@@ -5,18 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from denseport import text
-from denseport.errors import DenseportError, VerificationError, printable
+from denseport import terminal, text
+from denseport.errors import DenseportError, UsageError, VerificationError, printable
+
+if TYPE_CHECKING:
+    from denseport.parity import ParityReport
 
 FORMATS = click.Choice(["pth", "h5", "safetensors"])
 SOURCES = click.Choice(["pth", "h5", "safetensors", "keras"])
+UNHARMED = "no file was left half-written"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -34,13 +40,38 @@ comparing = _options(
         help="Where both frameworks run; auto takes CUDA where both can use it.  [default: auto]",
     ),
     click.option(
-        "--tolerance", type=click.FloatRange(0, 1), help="Largest relative error that passes.  [default: 1e-5]"
+        "--tolerance",
+        type=click.FloatRange(0, 1),
+        help="Largest relative error that passes.  [default: 1e-5, with --exact 1e-10]",
     ),
+    click.option("--exact", is_flag=True, help="Compute in float64, where a right mapping agrees to about 1e-13."),
     click.option(
         "--inputs",
-        metavar="FILE.npz",
-        help="Images to compare on: an npz with `images` (N, H, W, C) and perhaps `labels` (N,).",
+        metavar="FILE|FOLDER",
+        help="Images to compare on: npz with `images` (N, H, W, C) and perhaps `labels` (N,); an image; or a folder.",
     ),
+    click.option(
+        "--preprocess",
+        type=click.Choice(["torch", "keras-cv", "caffe", "densenet-caffe", "torchxrayvision", "none"]),
+        help="How images are prepared.  [default: image files as A's layout says, arrays not at all]",
+    ),
+    click.option(
+        "--against",
+        multiple=True,
+        type=click.Choice(["torchvision", "timm", "monai", "keras-applications", "keras-hub"]),
+        help="Let that library's own model load and run its file, in place of the twin.",
+    ),
+    click.option(
+        "--keras-backend",
+        type=click.Choice(["tensorflow", "torch", "jax"]),
+        help="What Keras runs on.  [default: KERAS_BACKEND, or tensorflow]",
+    ),
+    click.option("--allow-tf32", is_flag=True, help="Let a GPU round to TF32 on its way."),
+    click.option(
+        "--train-steps", type=click.IntRange(0, 1000), default=0, help="Compare N steps of training too.", metavar="N"
+    ),
+    click.option("--report", "document", type=click.Path(path_type=Path), help="Write the findings to an HTML page."),
+    click.option("-v", "--verbose", is_flag=True, help="Show every tap along the net."),
 )
 
 
@@ -87,7 +118,7 @@ def cli() -> None:
 @as_json
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path), required=False)
-def convert(as_json: bool, **options: Any) -> None:
+def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any) -> None:
     """Convert the weights in SRC to DST, and check that both frameworks compute the same with them.
 
     Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
@@ -95,11 +126,21 @@ def convert(as_json: bool, **options: Any) -> None:
     """
     from denseport.conversion import convert as run
 
-    with text.sign_of_life("converting" + (" and running both frameworks" if options["verify"] else "")):
-        report = _reported(lambda: run(**options), as_json)
+    _check_document(document)
+    what = "converting" + (" and running both frameworks" if options["verify"] else "")
+    try:
+        with terminal.sign_of_life(what) as progress:
+            report = run(**options, progress=progress)
+    except VerificationError as error:
+        if error.report is not None:
+            _write_document(document, error.report.parity)
+            if as_json:
+                click.echo(json.dumps(error.report.to_dict()))
+        raise
+    _write_document(document, report.parity)
     for note in report.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    _print(report.to_dict(), as_json, text.conversion)
+    _print(report.to_dict(), as_json, lambda plain: text.conversion(plain, verbose))
 
 
 @cli.command()
@@ -109,13 +150,18 @@ def convert(as_json: bool, **options: Any) -> None:
 @as_json
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-def verify(as_json: bool, **options: Any) -> None:
+def verify(as_json: bool, verbose: bool, document: Path | None, **options: Any) -> None:
     """Run A and B, each in a framework of its own, and compare their outputs."""
     from denseport.parity import verify as run
 
-    with text.sign_of_life("running both frameworks"):
-        report = run(**options)
-    _print(report.to_dict(), as_json, text.parity)
+    _check_document(document)
+    with terminal.sign_of_life("running both frameworks") as progress:
+        report = run(**options, progress=progress)
+    _write_document(document, report)
+    if sys.stdout.isatty() and not as_json:
+        terminal.print_parity(report.to_dict(), verbose)
+    else:
+        _print(report.to_dict(), as_json, lambda plain: text.parity(plain, verbose))
     if not report.passed:
         sys.exit(VerificationError.exit_code)
 
@@ -189,14 +235,23 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
         temporary.write_text(derived)
 
 
-def _reported(run: Callable[[], Any], as_json: bool) -> Any:
-    """The report of a conversion; where it fails with a report, scripts get that one too."""
-    try:
-        return run()
-    except VerificationError as error:
-        if as_json and error.report is not None:
-            click.echo(json.dumps(error.report.to_dict()))
-        raise
+def _check_document(path: Path | None) -> None:
+    """Raises UsageError where the page of a check could not be written in the end."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f"--report {path}: is a folder, or in none that exists; name a file in one that does")
+
+
+def _write_document(path: Path | None, report: ParityReport | None) -> None:
+    """Writes the page of a parity check, where one was asked for and one was made."""
+    if path is None:
+        return
+    if report is None:
+        raise UsageError("--report is the page of a parity check; leave out --no-verify")
+    from denseport.output import replacing
+    from denseport.parity.document import page
+
+    with replacing(path, force=True) as temporary:
+        temporary.write_text(page(report), encoding="utf-8")
 
 
 def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
@@ -205,6 +260,9 @@ def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any
 
 def main() -> NoReturn:
     """Runs the command line; every expected failure becomes one line on stderr and an exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the second one
+            signal.signal(number, _end)
     try:
         cli.main(standalone_mode=False)
     except DenseportError as error:
@@ -212,7 +270,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message().replace("\n", " "), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was written", 130)
+        _fail(f"interrupted; {UNHARMED}", 128 + signal.SIGINT)
+    except _Ended as ended:
+        _fail(f"ended by {ended.signal.name}; {UNHARMED}", 128 + ended.signal)
     except MemoryError:
         _fail("there is not enough memory for a tensor of that size", 2)
     except BrokenPipeError:
@@ -221,6 +281,17 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(f"the result could not be printed ({error.strerror or error}); redirect it elsewhere", 2)
     sys.exit(0)
+
+
+class _Ended(BaseException):
+    """A signal asks the program to end; on its way out, temporary files are removed and workers ended."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise _Ended(number)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from denseport import formats, layouts
 from denseport.architecture import parameters
@@ -20,10 +19,11 @@ from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, LayoutError, UsageError, listed, quoted
 from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
-from denseport.loading import opened
+from denseport.loading import opened, sha256
 from denseport.output import confirm, replacing
+from denseport.parity.options import Comparing
 from denseport.parity.report import ParityReport
-from denseport.requirements import require_parity
+from denseport.requirements import keras_backend, require_parity
 
 DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
 NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras"}
@@ -96,10 +96,8 @@ def convert(
     compensate_epsilon: bool = False,
     allow_nonfinite: bool = False,
     verify: bool = True,
-    device: str = "auto",
-    tolerance: float | None = None,
-    inputs: str | Path | None = None,
     force: bool = False,
+    **comparing: Unpack[Comparing],
 ) -> ConversionReport:
     """Converts a DenseNet's weights from one file to another; nothing is at `dst` unless every check has passed.
 
@@ -120,10 +118,8 @@ def convert(
         allow_nonfinite: Whether weights may hold NaN or Inf, and running variances be negative.
         verify: Whether both frameworks run their file and their outputs are compared. Every tensor is read back and
             compared bit by bit in any case.
-        device: Where they run: `auto`, `cpu`, `cuda` or `cuda:N`.
-        tolerance: The largest relative error of the outputs that passes; None takes 1e-5.
-        inputs: A npz file with `images` (N, *spatial, C), and perhaps `labels`, to compare on.
         force: Whether an existing `dst` may be replaced.
+        comparing: How the outputs are compared: what `denseport.verify` takes, `device`, `tolerance` or `exact` say.
 
     Raises:
         FormatError: `src` is broken, or `dst` cannot hold such tensors.
@@ -138,11 +134,11 @@ def convert(
     target, to_format = target_path(source, dst, to_format)
     head = head if classes is None else "drop"
     if verify:
-        require_parity()
+        require_parity(keras_backend(comparing.get("keras_backend")))
     formats.sniff(source)
     before = _identity(source)
     with (
-        _in_background(_sha256, source) as hashed,
+        _in_background(sha256, source) as hashed,
         opened(source, from_layout, from_format, head) as (checkpoint, found),
         replacing(target, force=force) as temporary,
     ):
@@ -191,11 +187,9 @@ def convert(
                 temporary,
                 layout_a=from_layout,
                 layout_b=to_layout,
-                device=device,
-                tolerance=tolerance,
-                inputs=inputs,
                 head=head,
                 same_traits=allow_trait_mismatch,
+                **comparing,
             ).about(target)
             report = dataclasses.replace(report, parity=compared, seconds=time.perf_counter() - started)
             compared.raise_if_failed(report)
@@ -268,7 +262,7 @@ def _target_layout(
 
 
 def _metadata(
-    checkpoint: Checkpoint, weights: layouts.Weights, layout: layouts.Layout, framework: Framework, sha256: str
+    checkpoint: Checkpoint, weights: layouts.Weights, layout: layouts.Layout, framework: Framework, source_sha256: str
 ) -> dict[str, str]:
     """The strings that travel with the weights: those of the source, and what this conversion knows."""
     traits = weights.config.replace(**layout.traits_of(weights.config)).traits
@@ -277,7 +271,7 @@ def _metadata(
         "format": "pt" if framework is TORCH else framework.name,
         "layout": layout.name,
         "variant": weights.config.variant,
-        "source_sha256": sha256,
+        "source_sha256": source_sha256,
         "traits": json.dumps(dataclasses.asdict(traits)),
     }
     metadata.pop(COUNTERS, None)
@@ -290,14 +284,6 @@ def _in_background(work: Callable[[Path], str], path: Path) -> Iterator[Future[s
     """Runs `work` in a thread of its own, which has ended when the block has."""
     with ThreadPoolExecutor(1) as background:
         yield background.submit(work, path)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
 
 
 def _identity(path: Path) -> tuple[int, ...]:

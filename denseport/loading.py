@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from denseport import formats, layouts
 from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.config import Traits
+from denseport.errors import UsageError
 from denseport.layouts.frameworks import KERAS
 from denseport.requirements import require_keras, require_torch
 
@@ -27,6 +29,19 @@ def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa:
         FormatError: It is broken, hostile, of no known format, or not of `format`.
     """
     return formats.read(Path(path), format)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
 
 
 @contextmanager

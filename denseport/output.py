@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from denseport import formats
@@ -23,45 +23,56 @@ MARK = ".denseport-"
 def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     """Yields a path to write to; when the block ends without an error, that file takes the target's place.
 
-    The path has the target's name, in a temporary folder beside it that is locked while it is in use, so that what a
-    killed process left behind can be told from a neighbour's work and is removed. A symbolic link is followed: the
-    file that it names is replaced, the link stays.
+    The path has the target's name, in a temporary folder beside the file. A symbolic link is followed: the file that it
+    names is replaced, the link stays.
 
     Raises:
         UsageError: The target exists and `force` is not set, is no regular file, or its folder cannot be written to.
     """
     if os.path.lexists(target) and not force:
         raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
+    final = _followed(target)
     try:
-        final = target.resolve()
-        if final.exists() and not final.is_file():
-            raise UsageError(f"{target}: is no regular file; give the name of a file to write")
-        if not final.parent.is_dir():
-            raise UsageError(f"{target}: the folder {final.parent} does not exist; make it first")
-        if final.exists() and not os.access(final, os.W_OK):
-            raise UsageError(f"{target}: is read-only; give another name, or make it writable")
-        _remove_leftovers(final)
-        folder, lock = _locked_folder(final)
-    except (OSError, RuntimeError) as error:
-        raise _unwritable(target, error) from None
-    temporary = folder / final.name
-    try:
-        yield temporary
-        _sync(temporary)
-        if final.exists():
-            temporary.chmod(stat.S_IMODE(final.stat().st_mode))
-        if os.path.lexists(target) and not force:
-            raise UsageError(f"{target}: appeared while it was being written; give --force to replace it")
-        temporary.replace(final)
-        _sync(final.parent)
+        with temporary_folder(final.parent, f".{_beginning(final.name)}{MARK}") as folder:
+            temporary = folder / target.name
+            try:
+                yield temporary
+            except DenseportError as error:
+                error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
+                raise
+            _sync(temporary)
+            if final.exists():
+                temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+            if force or not _linked(temporary, final):
+                if os.path.lexists(target) and not force:
+                    raise UsageError(f"{target}: appeared while it was being written; give --force to replace it")
+                temporary.replace(final)
     except OSError as error:
         raise _unwritable(target, error) from None
-    except DenseportError as error:
-        error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with suppress(OSError):  # the file is in place; not every folder may be read, or can be synced
+        _sync(final.parent)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder that is gone when the block ends, and with it what killed processes left under the same prefix.
+
+    It is locked while it is in use, so that what a killed process left can be told from a neighbour's work.
+
+    Raises:
+        OSError: No folder can be made in `parent`.
+    """
+    _remove_leftovers(parent, prefix)
+    with ExitStack() as clean_up:
+        lock = None
+        while lock is None:
+            folder = parent / f"{prefix}{secrets.token_hex(8)}"
+            # Registered before there is one, since an interruption may come right after.
+            clean_up.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder.mkdir(0o700)
+            lock = _locked(folder)
+        clean_up.callback(os.close, lock)
+        yield folder
 
 
 def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -114,24 +125,60 @@ def _unwritable(target: Path, error: BaseException) -> UsageError:
     return UsageError(f"{target}: cannot be written ({reason}); free space, or choose a folder you can write to")
 
 
-def _locked_folder(final: Path) -> tuple[Path, int]:
-    """A new folder beside the target, and a descriptor that holds its lock for as long as it is open.
+def _followed(target: Path) -> Path:
+    """The file that the target is or, where it is a symbolic link, names; it may be written, as far as one can tell.
 
-    The folder is locked and not the file in it, since HDF5 takes a lock of its own on the file.
+    Raises:
+        UsageError: It cannot be a file, or is read-only.
     """
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name[:150]}{MARK}", dir=final.parent))
+    try:
+        final = target.resolve()
+        if final.exists() and not final.is_file():
+            raise UsageError(f"{target}: is no regular file; give the name of a file to write")
+        if not final.parent.is_dir():
+            raise UsageError(f"{target}: the folder {final.parent} does not exist; make it first")
+        if final.exists() and not os.access(final, os.W_OK):
+            raise UsageError(f"{target}: is read-only; give another name, or make it writable")
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(target, error) from None
+    return final
+
+
+def _beginning(name: str, size: int = 150) -> str:
+    """As much of a file's name as leaves room for more in the 255 bytes that a name may have."""
+    return name.encode("utf-8", "ignore")[:size].decode("utf-8", "ignore")
+
+
+def _linked(temporary: Path, final: Path) -> bool:
+    """Puts the file at a place that must be free, in one step; False where it is taken, or links cannot be made."""
+    try:
+        os.link(temporary, final)
+    except OSError:
+        return False
+    return True
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a new folder while it is open; None where a neighbour was faster.
+
+    Until it is locked, a neighbour may take it for a leftover. The folder is locked and not the file in it, since HDF5
+    takes a lock of its own on the file.
+    """
+    try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder.exists():
-                return folder, lock
-        os.close(lock)  # a neighbour took the new folder for a leftover before it was locked
+    except FileNotFoundError:
+        return None
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.exists():
+            return lock
+    os.close(lock)
+    return None
 
 
-def _remove_leftovers(final: Path) -> None:
-    """Removes temporary folders for this target that no living process has locked."""
-    for leftover in final.parent.glob(f".{glob.escape(final.name[:150])}{MARK}*"):
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Removes temporary folders of this prefix that no living process has locked."""
+    for leftover in parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

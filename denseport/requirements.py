@@ -24,16 +24,23 @@ def require_keras() -> None:
     _require("tensorflow", "keras", keras_backend())
 
 
-def require_parity() -> None:
-    """Raises FrameworkMissingError where torch, Keras or Keras' backend is not installed."""
-    _require("parity", "torch", "keras", keras_backend(), remedy=", or convert with --no-verify")
+def require_parity(backend: str) -> None:
+    """Raises FrameworkMissingError where torch, Keras or this backend of Keras' is not installed."""
+    _require("parity", "torch", "keras", backend, remedy=", or convert with --no-verify")
 
 
-def keras_backend() -> str:
-    """The backend that Keras is going to use, by the environment."""
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+def keras_backend(asked: str | None = None) -> str:
+    """The backend that Keras is going to use: the one that was asked for, else that of the environment.
+
+    Raises:
+        UsageError: Keras has none of that name.
+    """
+    backend = asked or os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in BACKENDS:
-        raise UsageError(f"KERAS_BACKEND is {quoted(backend)}; set it to one of {', '.join(BACKENDS)}")
+        where = (
+            f"--keras-backend {quoted(backend)}: must be" if asked else f"KERAS_BACKEND is {quoted(backend)}; set it to"
+        )
+        raise UsageError(f"{where} one of {', '.join(BACKENDS)}")
     return backend
 
 

@@ -1,17 +1,16 @@
-"""Reports as lines of plain text, and a sign of life on a terminal while work is long."""
+"""Reports as lines of plain text."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from denseport.errors import listed, quoted
 
 
-def conversion(report: Mapping[str, Any]) -> list[str]:
+def conversion(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
     """The lines for a `ConversionReport`."""
     size = Path(report["target"]).stat().st_size
     rows = [
@@ -21,17 +20,17 @@ def conversion(report: Mapping[str, Any]) -> list[str]:
         ("tensors", f"{report['tensors']:,}, read back and equal bit by bit"),
         ("parameters", f"{report['parameters']:,}"),
         ("dtype", report["dtype"]),
-        *(_parity_rows(report["parity"]) if report["parity"] else [("parity", "not checked")]),
+        *(_parity_rows(report["parity"], every_tap) if report["parity"] else [("parity", "not checked")]),
         ("time", f"{report['seconds']:.1f} s"),
         ("file", f"{report['target']} ({size / 1e6:.1f} MB)"),
     ]
     return _table(rows)
 
 
-def parity(report: Mapping[str, Any]) -> list[str]:
+def parity(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
     """The lines for a `ParityReport`."""
     rows = [(side["framework"], f"{side['file']} ({side['layout']})") for side in (report["a"], report["b"])]
-    return _table([*rows, *_parity_rows(report), ("time", f"{report['seconds']:.1f} s")])
+    return _table([*rows, *_parity_rows(report, every_tap), ("time", f"{report['seconds']:.1f} s")])
 
 
 def inspection(report: Mapping[str, Any]) -> list[str]:
@@ -72,41 +71,119 @@ def difference(report: Mapping[str, Any]) -> list[str]:
     return [*lines, f"{report['same']:,} tensors equal bit by bit, {len(lines):,} not, matched by {how}"]
 
 
-@contextmanager
-def sign_of_life(what: str) -> Iterator[None]:
-    """Shows on a terminal's stderr that work is going on; does nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} ..."):
-        yield
-
-
 def _variant(variant: str, config: Mapping[str, Any]) -> str:
     head = "no classifier" if config["num_classes"] is None else f"{config['num_classes']} classes"
     return f"{variant}, {config['in_channels']} input channels, {head}"
 
 
-def _parity_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    figure = "NaN or Inf" if report["relative_error"] is None else f"{report['relative_error']:.1e}"
-    verdict = "passed" if report["passed"] else "FAILED"
+def _parity_rows(report: Mapping[str, Any], every_tap: bool = False) -> list[tuple[str, str]]:
     runs = [report["a"], report["b"]]
-    rows = [("parity", f"{verdict}: {figure} relative, tolerance {report['tolerance']:.0e}")]
+    rows = [("parity", parity_verdict(report))]
     for comparison in report["comparisons"]:
-        shape = "x".join(map(str, comparison["input_shape"]))
         agreement = f"top-1 agrees on {comparison['top1_agreement']:.2%}"
-        error = comparison["relative_error"]
-        rows.append(("", f"{shape}: {'NaN or Inf' if error is None else f'{error:.1e}'}, {agreement}"))
+        rows.append(("", f"{_images(comparison)}: {figure(comparison['relative_error'])}, {agreement}"))
         if comparison["accuracy"]:
-            both = [f"{run['framework']} {share:.2%}" for run, share in zip(runs, comparison["accuracy"], strict=True)]
-            rows.append(("", f"accuracy: {', '.join(both)}"))
+            rows.append(("", f"accuracy: {_of_both(report, comparison['accuracy'], '.2%')}"))
+        if comparison["reference_errors"]:
+            rows.append(("", f"from float64: {_of_both(report, comparison['reference_errors'], '.1e')}"))
         if comparison["rounding_error"] is not None:
-            rows.append(("", f"rounding the weights moved the outputs by {comparison['rounding_error']:.1e}"))
+            rows.append(("", _rounding(comparison)))
         if comparison["trait_error"] is not None:
-            rows.append(("", f"the target layout's own traits move the outputs by {comparison['trait_error']:.1e}"))
-    return [*rows, *[("ran on", f"{run['version']}, {run['device']}") for run in runs]]
+            rows.append(("", f"the target layout's own traits move the outputs by {figure(comparison['trait_error'])}"))
+    if every_tap:
+        rows += [("taps" if not n else "", tap_line(report, tap)) for n, tap in enumerate(report["taps"])]
+    if divergence := report["divergence"]:
+        rows.append(("part at", divergence_line(divergence)))
+        rows += [("", line) for line in feeding_lines(divergence)]
+    if report["disagreements"]:
+        shown = [f"{row['image']} ({row['a']} against {row['b']})" for row in report["disagreements"]]
+        rows.append(("disagree on", listed(shown, 20 if not every_tap else len(shown))))
+    if report["training"]:
+        rows.append(("training", training_verdict(report["training"])))
+    return [*rows, *[("ran on", ran_on(run)) for run in runs]]
+
+
+def parity_verdict(report: Mapping[str, Any]) -> str:
+    """Passed or failed, by what figure, in what precision."""
+    told = f"{figure(report['relative_error'])} relative, tolerance {report['tolerance']:.0e}, in {report['dtype']}"
+    if report["passed"]:
+        return f"passed: {told}"
+    only_training = report["training"] and not report["training"]["passed"] and not report["divergence"]
+    agree = only_training and (report["relative_error"] or math.inf) <= report["tolerance"]
+    return f"FAILED: outputs agree ({told}), training does not" if agree else f"FAILED: {told}"
+
+
+def training_verdict(training: Mapping[str, Any]) -> str:
+    """Passed or failed, over how many steps, and the tensor that is furthest apart."""
+    worst = max(training["tensors"], key=_training_error)
+    verdict = "passed" if training["passed"] else "FAILED"
+    return (
+        f"{verdict}: {figure(training['relative_error'])} relative after {training['steps']} steps in float64, "
+        f"tolerance {training['tolerance']:.0e}, furthest {worst['name']}"
+    )
+
+
+def _training_error(tensor: Mapping[str, Any]) -> float:
+    errors = [tensor["updated_error"], tensor["gradient_error"] or 0]
+    return max(math.inf if error is None else error for error in errors)
+
+
+def divergence_line(divergence: Mapping[str, Any]) -> str:
+    """Where two nets part, and what was before."""
+    error = figure(divergence["relative_error"])
+    return f"{divergence['tap']}: {error} relative, where it was {figure(divergence['noise'])} or less before"
+
+
+def feeding_lines(divergence: Mapping[str, Any]) -> list[str]:
+    """The tensors that feed the place where two nets part, those that differ first, or what else it is."""
+    different = [tensor for tensor in divergence["tensors"] if tensor["finding"] != "equal"]
+    lines = [
+        f"{tensor['name']} {tensor['finding']} ({quoted(tensor['a'])} against {quoted(tensor['b'])})"
+        for tensor in different
+    ]
+    equal = [tensor["name"] for tensor in divergence["tensors"] if tensor["finding"] == "equal"]
+    if not lines:
+        return [divergence["explanation"]]
+    return [*lines, f"equal: {listed(equal)}"] if equal else lines
+
+
+def tap_line(report: Mapping[str, Any], tap: Mapping[str, Any]) -> str:
+    """The errors at one place in the net."""
+    reference = tap["reference_errors"]
+    told = f", from float64: {_of_both(report, reference, '.1e')}" if reference else ""
+    return f"{tap['name']}: {figure(tap['relative_error'])}{told}"
+
+
+def ran_on(run: Mapping[str, Any]) -> str:
+    """What ran one side, where, and with what settings."""
+    model = "" if run["model"] == "twin" else f"{run['model']}, "
+    settings = ", ".join(f"{name} {value}" for name, value in run["settings"].items() if run["device"] != "cpu")
+    return f"{model}{run['version']}, {run['device']}{f' ({settings})' if settings else ''}"
+
+
+def figure(error: float | None) -> str:
+    """A relative error for people; None is what JSON has for NaN and infinity."""
+    return "NaN or Inf" if error is None else f"{error:.1e}"
+
+
+def _images(comparison: Mapping[str, Any]) -> str:
+    count = comparison["input_shape"][0]
+    return f"{comparison['name']}, {count:,} image{'s' if count > 1 else ''}"
+
+
+def _of_both(report: Mapping[str, Any], values: Sequence[float | None], form: str) -> str:
+    runs = (report["a"], report["b"])
+    return ", ".join(
+        f"{run['framework']} {'NaN or Inf' if value is None else format(value, form)}"
+        for run, value in zip(runs, values, strict=True)
+    )
+
+
+def _rounding(comparison: Mapping[str, Any]) -> str:
+    return (
+        f"rounding the weights moves the outputs by {figure(comparison['rounding_error'])} in float64; from the "
+        f"weights as they were it is {figure(comparison['source_error'])}"
+    )
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import Any
+
 import numpy as np
 
 from denseport.architecture import shapes
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig, Traits
 
 CIFAR = {"stem_kernel": 3, "stem_norm": False, "stem_stride": 1, "stem_pool": "none"}
@@ -95,3 +100,9 @@ def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(
         a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name]) for name in a
     )
+
+
+def checkpoint(arrays: dict[str, np.ndarray], **traits: Any) -> Checkpoint:
+    """Arrays under canonical names as a checkpoint that says so, and its traits."""
+    metadata = {"layout": "denseport", "traits": json.dumps(dataclasses.asdict(Traits(**traits)))}
+    return Checkpoint({name: Tensor.of(np.ascontiguousarray(array)) for name, array in arrays.items()}, metadata)

@@ -102,7 +102,7 @@ def test_a_target_that_computes_something_else_is_named_before_writing(tmp_path:
     )
     assert report.parity is not None
     assert report.parity.passed
-    even, odd = report.parity.comparisons
+    even, odd, _ = report.parity.comparisons
     assert even.trait_error is not None
     assert odd.trait_error is not None
     assert even.trait_error > 1e-3

@@ -16,6 +16,7 @@ from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import FRAMEWORKS
 from denseport.layouts.spec import Layout, Names, Variant
 from denseport.layouts.template import Template
+from denseport.preprocessing import PREPROCESSING
 
 LAYERS = (
     "stem.conv",
@@ -46,7 +47,7 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "builds": CONFIG_FACTS | DERIVED_FACTS,
 }
 FLAGS: Mapping[str, bool] = {"counters": False, "nameless": False, "detected": True}
-TEXTS = ("title", "source", "note", "extends", "nested")
+TEXTS = ("title", "source", "note", "extends", "nested", "preprocessing")
 KEYS = frozenset({*SECTIONS, *FLAGS, *TEXTS, "frameworks", "variants", "extra"})
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME = 200
@@ -139,6 +140,7 @@ class _Parser:
             builds=_hashable(sections["builds"]),
             extra=self.strings("extra", extra) if (extra := self.table.get("extra", base.get("extra"))) else (),
             nested=self.table.get("nested", base.get("nested", "")),
+            preprocessing=self.preprocessing(base),
             **{flag: self.flag(flag, base.get(flag, default)) for flag, default in FLAGS.items()},
         )
 
@@ -171,6 +173,12 @@ class _Parser:
         if not isinstance(named, list) or not named or not all(name in FRAMEWORKS for name in map(str, named)):
             raise self.wrong("frameworks", f"must list one or more of {', '.join(FRAMEWORKS)}")
         return named
+
+    def preprocessing(self, base: Mapping[str, Any]) -> str:
+        name: str = self.table.get("preprocessing", base.get("preprocessing", "none"))
+        if name not in PREPROCESSING:
+            raise self.wrong("preprocessing", f"must be one of {', '.join(PREPROCESSING)}")
+        return name
 
     def names(self, table: Mapping[str, Any]) -> Names:
         parsed: dict[str, tuple[Template, ...]] = {}

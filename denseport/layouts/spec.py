@@ -51,6 +51,7 @@ class Layout:
         counters: Whether the step counters of normalisations are written.
         nameless: Whether a file that records no layer names is taken to be of this layout.
         detected: Whether the layout is recognised by itself; else it must be asked for.
+        preprocessing: What the layout's own library does to images first, by its name in `PREPROCESSING`.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Layout:
     counters: bool
     nameless: bool
     detected: bool
+    preprocessing: str
 
     def framework_for(self, native: str) -> Framework:
         """The framework whose conventions a file takes, given the one that its format is native to."""

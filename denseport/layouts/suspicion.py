@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from denseport.checkpoint import pieces
 from denseport.layouts.weights import Weights
 
 
@@ -31,7 +32,7 @@ def suspicious(weights: Weights) -> Suspicion:
     found: dict[str, list[str]] = {"nonfinite": [], "negative_variance": [], "denormal_variance": [], "dead": []}
     for name, tensor in weights.tensors.items():
         values = tensor.read()
-        if not np.isfinite(values).all():
+        if not all(np.isfinite(piece).all() for piece in pieces(values)):
             found["nonfinite"].append(name)
         if name.endswith(".running_var"):
             wide = values.astype(np.float64)

@@ -60,8 +60,7 @@ class Weights:
         if order == self.config.traits.concatenation:
             return self
         tensors = dict(self.tensors)
-        for layer, channels in _inputs(self.config):
-            to_new_first = np.concatenate([np.arange(start, stop) for start, stop in reversed(channels)])
+        for layer, to_new_first in new_first_channels(self.config):
             index = to_new_first if order == "new-first" else np.argsort(to_new_first)
             is_norm = kind(layer) == "norm"
             for name in (f"{layer}.{parameter}" for parameter in (PARAMETERS["norm"] if is_norm else ("weight",))):
@@ -80,6 +79,12 @@ class Weights:
             for name, tensor in self.tensors.items()
         }
         return replace(self, config=self.config.replace(epsilon=epsilon), tensors=tensors)
+
+
+def new_first_channels(config: DenseNetConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Each layer that sees concatenated channels, with the index that takes them from `old-first` to `new-first`."""
+    for layer, parts in _inputs(config):
+        yield layer, np.concatenate([np.arange(start, stop) for start, stop in reversed(parts)])
 
 
 def _inputs(config: DenseNetConfig) -> Iterator[tuple[str, list[tuple[int, int]]]]:

@@ -19,6 +19,7 @@ from denseport.architecture import stem_names
 from denseport.config import DenseNetConfig
 from denseport.errors import UsageError
 from denseport.models import require_fit
+from denseport.models.normalization import BatchNormalization
 from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -142,7 +143,7 @@ def conv(
 
 def norm(config: DenseNetConfig, x: Any, name: str) -> Any:
     """A batch normalisation; Keras' momentum 0.9 is PyTorch's 0.1."""
-    return _through(layers.BatchNormalization, x, name, axis=-1, epsilon=config.traits.epsilon, momentum=0.9)
+    return _through(BatchNormalization, x, name, axis=-1, epsilon=config.traits.epsilon, momentum=0.9)
 
 
 def relu(x: Any, name: str) -> Any:

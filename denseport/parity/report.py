@@ -1,14 +1,13 @@
-"""What a parity check found, as figures."""
+"""What a parity check found: figures, the place where two nets part, and what a document shows beyond them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from denseport.errors import VerificationError
 
@@ -19,46 +18,217 @@ class FrameworkRun:
 
     Attributes:
         file: The file.
+        sha256: Its content's hash.
         layout: Its layout.
         framework: `torch` or `keras`.
+        model: `twin`, or the library whose own model it was, with its version.
         version: The framework's version, with Keras' backend.
         device: Where it ran, in the framework's words.
+        settings: What can change the figures, by name: TF32, determinism, CUDA and cuDNN versions.
         seconds: Wall time of the whole process.
         peak_memory: Peak resident memory of the process in bytes.
     """
 
     file: str
+    sha256: str
     layout: str
     framework: str
+    model: str
     version: str
     device: str
+    settings: Mapping[str, str]
     seconds: float
     peak_memory: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outputs of both frameworks for one batch of images.
+    """The outputs of both frameworks for one array of images.
 
     Attributes:
+        name: What the images are called, `224x224` or a file.
         input_shape: (N, *spatial, C).
         relative_error: max|a - b| / max|a|; infinite where either holds NaN or Inf.
         absolute_error: max|a - b|.
         top1_agreement: Share of the images for which both have the same largest output.
         accuracy: Share of the labels that each framework's largest output meets, where there are labels.
-        rounding_error: max|a - a'| / max|a|, where a' is the first file in its own precision and `a` the first file
-            with its weights rounded to the second's narrower dtype; None where none was rounded.
+        reference_errors: How far each framework is from the first file computed in float64, on the first batch;
+            None where both computed in float64 themselves.
+        rounding_error: What rounding the first file's weights to the second's narrower dtype does in float64, on the
+            first batch; None where none was rounded.
+        source_error: How far the second framework is from the first file in float64 and in its own precision, on the
+            first batch; None where none was rounded. It passes up to `rounding_error` and the tolerance together.
         trait_error: max|a - b'| / max|a|, where b' is the second file under its own layout's traits; None where these
             are the first one's.
     """
 
+    name: str
     input_shape: tuple[int, ...]
     relative_error: float
     absolute_error: float
     top1_agreement: float
     accuracy: tuple[float, float] | None = None
+    reference_errors: tuple[float, float] | None = None
     rounding_error: float | None = None
+    source_error: float | None = None
     trait_error: float | None = None
+
+    def passes(self, tolerance: float) -> bool:
+        """Whether the outputs are finite and within the tolerance, beyond what rounding the weights explains."""
+        if self.source_error is not None and self.source_error > (self.rounding_error or 0) + tolerance:
+            return False
+        return self.relative_error <= tolerance
+
+
+@dataclass(frozen=True)
+class Tap:
+    """How far both frameworks are apart at one place in the net, over all tapped images.
+
+    Attributes:
+        name: `stem`, `block1.layer3` (the features that the layer adds), `transition1`, `head.norm` or `head`.
+        relative_error: max|a - b| / max|a|, the largest of all image arrays.
+        reference_errors: As in `Comparison`.
+    """
+
+    name: str
+    relative_error: float
+    reference_errors: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class FeedingTensor:
+    """A tensor between the last tap that agrees and the first that does not.
+
+    Attributes:
+        name: Its canonical name.
+        a: Its name in the first file.
+        b: Its name in the second file.
+        largest: max|a - b| of its values; zero where they are equal, None where either holds NaN or Inf.
+        finding: `equal`, or in words what is different, as far as it shows.
+    """
+
+    name: str
+    a: str
+    b: str
+    largest: float | None
+    finding: str
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two nets part.
+
+    Attributes:
+        tap: The first tap whose error jumps above the noise of those before it.
+        relative_error: Its error.
+        noise: The largest error before it, or what rounding in that precision explains.
+        tensors: What feeds the tap, since the one before it.
+        explanation: The finding in one line.
+    """
+
+    tap: str
+    relative_error: float
+    noise: float
+    tensors: tuple[FeedingTensor, ...]
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image for which the two frameworks' largest outputs differ; `label` is the true class where it is known."""
+
+    image: str
+    a: int
+    b: int
+    label: int | None
+
+
+@dataclass(frozen=True)
+class TrainedTensor:
+    """How far both frameworks are apart on one tensor after training.
+
+    Attributes:
+        name: Its canonical name.
+        gradient_error: Of the first step's gradient, relative to its largest value; None for running statistics.
+        updated_error: Of the value after the last step, relative to its largest.
+    """
+
+    name: str
+    gradient_error: float | None
+    updated_error: float
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Whether two files train alike: plain SGD in float64 on one batch, normalisations in training mode.
+
+    Attributes:
+        steps: How many steps were taken.
+        learning_rate: Of plain SGD.
+        losses: The loss (cross-entropy) of each step in both frameworks.
+        tensors: Every trained tensor and running statistic, in graph order.
+        tolerance: The largest error that passes.
+    """
+
+    steps: int
+    learning_rate: float
+    losses: tuple[tuple[float, float], ...]
+    tensors: tuple[TrainedTensor, ...]
+    tolerance: float
+
+    @property
+    def worst(self) -> TrainedTensor:
+        """The tensor with the largest error of either kind."""
+        return max(self.tensors, key=lambda tensor: max(tensor.gradient_error or 0, tensor.updated_error))
+
+    @property
+    def relative_error(self) -> float:
+        """The largest error of gradients and updated tensors."""
+        return max(self.worst.gradient_error or 0, self.worst.updated_error)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gradient and every updated tensor is within the tolerance."""
+        return self.relative_error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values of two arrays, `a` and `b`, fall between each two of the `edges`; `title` says of what."""
+
+    title: str
+    edges: tuple[float, ...]
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's largest outputs in both frameworks: pairs of class and softmax share, largest first, at most five."""
+
+    image: str
+    a: tuple[tuple[int, float], ...]
+    b: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """One row of the mapping table: a canonical tensor, and its name and shape in each file."""
+
+    name: str
+    a: str
+    a_shape: tuple[int, ...]
+    b: str
+    b_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Illustrations:
+    """What a document shows beyond the figures: distributions at the worst taps, predictions, the whole mapping."""
+
+    histograms: tuple[Histogram, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    mapping: tuple[Correspondence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,16 +238,28 @@ class ParityReport:
     Attributes:
         a: The run of the first file, the reference.
         b: The run of the second file.
-        comparisons: One for each batch of images.
+        comparisons: One for each array of images.
+        taps: The errors along the net, in graph order; none where a library ran its own model.
+        divergence: Where the two part, or None where they agree.
+        disagreements: Images on whose class the two do not agree.
+        training: What training both showed, or None where it was not asked for.
+        dtype: What both computed in, `float32` or `float64`.
         tolerance: The largest relative error that passes.
         seconds: Wall time of the whole check.
+        illustrations: What a document shows beyond this; not in `to_dict`.
     """
 
     a: FrameworkRun
     b: FrameworkRun
     comparisons: tuple[Comparison, ...]
+    taps: tuple[Tap, ...]
+    divergence: Divergence | None
+    disagreements: tuple[Disagreement, ...]
+    training: TrainingReport | None
+    dtype: str
     tolerance: float
     seconds: float
+    illustrations: Illustrations = Illustrations()
 
     @property
     def relative_error(self) -> float:
@@ -86,60 +268,66 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the largest relative error is finite and within the tolerance."""
-        return self.relative_error <= self.tolerance
+        """Whether every comparison is finite and within the tolerance, and so is the training where there was any."""
+        agree = all(comparison.passes(self.tolerance) for comparison in self.comparisons)
+        return agree and (self.training is None or self.training.passed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, verdict and figure included; an infinite figure is None."""
-        plain = dataclasses.asdict(self)
-        for comparison in plain["comparisons"]:
-            for name, value in comparison.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    comparison[name] = None
-        figure = self.relative_error if math.isfinite(self.relative_error) else None
-        return {"passed": self.passed, "relative_error": figure, **plain}
+        plain = dataclasses.asdict(dataclasses.replace(self, illustrations=Illustrations()))
+        del plain["illustrations"]
+        training = self.training and {
+            "passed": self.training.passed,
+            "relative_error": self.training.relative_error,
+            **plain["training"],
+        }
+        figures = {"passed": self.passed, "relative_error": self.relative_error, **plain, "training": training}
+        finite: dict[str, Any] = _finite(figures)
+        return finite
 
     def about(self, file: Path) -> ParityReport:
         """The same report under the name that the second file is going to have."""
         return dataclasses.replace(self, b=dataclasses.replace(self.b, file=str(file)))
 
-    def raise_if_failed(self, report: Any) -> None:
-        """Raises VerificationError with `report` attached where the check has not passed."""
+    @property
+    def failure(self) -> str:
+        """What is wrong in one line, or "" where the check has passed."""
         if self.passed:
-            return
-        figure = f"{self.relative_error:.1e}" if math.isfinite(self.relative_error) else "NaN or Inf"
-        raise VerificationError(
-            f"{self.b.file}: its outputs in {self.b.framework} are {figure} relative from those of {self.a.file} in "
-            f"{self.a.framework}, above the tolerance {self.tolerance:.0e}; see `denseport diff`",
-            report,
+            return ""
+        between = f"in {self.b.framework} are %s relative from those of {self.a.file} in {self.a.framework}"
+        failed = [comparison for comparison in self.comparisons if not comparison.passes(self.tolerance)]
+        if not failed and self.training is not None:
+            figure, worst = _figure(self.training.relative_error), self.training.worst.name
+            return (
+                f"{self.b.file}: after {self.training.steps} steps of training its tensors {between % figure}, above "
+                f"the tolerance {self.training.tolerance:.0e}; the furthest is {worst}"
+            )
+        if self.relative_error <= self.tolerance:
+            worst_rounding = max(failed, key=lambda comparison: comparison.source_error or 0)
+            return (
+                f"{self.b.file}: its outputs {between % _figure(worst_rounding.source_error or 0)}, where rounding the "
+                f"weights explains {worst_rounding.rounding_error or 0:.1e}; convert it again, or in a wider --dtype"
+            )
+        told = "see `denseport diff`" if self.taps else "leave --against out to see where they part"
+        told = self.divergence.explanation if self.divergence else told
+        return (
+            f"{self.b.file}: its outputs {between % _figure(self.relative_error)}, above the tolerance "
+            f"{self.tolerance:.0e}; {told}"
         )
 
-
-def compare(
-    a: np.ndarray,
-    b: np.ndarray,
-    input_shape: tuple[int, ...],
-    labels: np.ndarray | None = None,
-    *,
-    unrounded: np.ndarray | None = None,
-    own_traits: np.ndarray | None = None,
-) -> Comparison:
-    """Compares two frameworks' outputs, both (N, C), for the same images; `labels` are (N,) where there are any."""
-    top1 = a.argmax(1), b.argmax(1)
-    return Comparison(
-        input_shape=input_shape,
-        relative_error=relative_error(a, b),
-        absolute_error=float(np.abs(a - b).max()) if np.isfinite(a).all() and np.isfinite(b).all() else math.inf,
-        top1_agreement=float((top1[0] == top1[1]).mean()),
-        accuracy=None if labels is None else (float((top1[0] == labels).mean()), float((top1[1] == labels).mean())),
-        rounding_error=None if unrounded is None else relative_error(a, unrounded),
-        trait_error=None if own_traits is None else relative_error(a, own_traits),
-    )
+    def raise_if_failed(self, report: Any) -> None:
+        """Raises VerificationError with `report` attached where the check has not passed."""
+        if self.failure:
+            raise VerificationError(self.failure, report)
 
 
-def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
-    """max|reference - other| / max|reference|; infinite where either holds NaN or Inf, zero where both are all zero."""
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        return math.inf
-    largest, apart = float(np.abs(reference).max()), float(np.abs(reference - other).max())
-    return apart / largest if largest else (math.inf if apart else 0.0)
+def _figure(error: float) -> str:
+    return f"{error:.1e}" if math.isfinite(error) else "NaN or Inf"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

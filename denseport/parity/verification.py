@@ -6,63 +6,34 @@ import dataclasses
 import re
 import tempfile
 import time
-import zipfile
-import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from denseport.checkpoint import Checkpoint
-from denseport.config import DenseNetConfig, Traits
-from denseport.errors import LayoutError, UsageError, quoted
-from denseport.layouts import Detection
-from denseport.loading import opened
-from denseport.parity.processes import run_both
-from denseport.parity.report import FrameworkRun, ParityReport, compare
+from denseport.errors import UsageError, quoted
+from denseport.loading import sha256
+from denseport.output import temporary_folder
+from denseport.parity.comparison import compare, disagreements
+from denseport.parity.diagnosis import explain, first_divergence
+from denseport.parity.findings import outputs, tap_errors, training
+from denseport.parity.illustrations import illustrate
+from denseport.parity.images import ImageSet, given, noise, training_shape
+from denseport.parity.libraries import LIBRARIES
+from denseport.parity.processes import Workers
+from denseport.parity.report import Comparison, Disagreement, FrameworkRun, ParityReport
+from denseport.parity.request import OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
+from denseport.parity.sides import NARROW, Side, both_sides, stored
+from denseport.parity.worker import BATCH
+from denseport.requirements import keras_backend as backend_of_environment
 from denseport.requirements import require_parity
 
 TOLERANCE = 1e-5
-SEED = 20170128
-NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
+EXACT_TOLERANCE = 1e-10
+LEARNING_RATE = 0.01
+MAX_STEPS = 1000
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
-OTHER = {"torch": "keras", "keras": "torch"}
-
-
-# What numpy raises for a npz file that is damaged, pickled, or none.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two files: what is in it, and the framework that is to run it."""
-
-    path: Path
-    layout: str
-    framework: str
-    config: DenseNetConfig
-    narrow: str
-
-
-@dataclass(frozen=True)
-class Images:
-    """The arrays that both sides see: a npz file, the names in it of images (N, *spatial, C), and labels (N,)."""
-
-    file: Path
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    labels: np.ndarray | None = None
 
 
 def verify(
@@ -74,159 +45,225 @@ def verify(
     device: str = "auto",
     tolerance: float | None = None,
     inputs: str | Path | None = None,
+    preprocess: str | None = None,
     head: Literal["keep", "drop"] = "keep",
     same_traits: bool = False,
+    exact: bool = False,
+    against: Sequence[str] = (),
+    keras_backend: str | None = None,
+    allow_tf32: bool = False,
+    train_steps: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
 ) -> ParityReport:
-    """Compares the logits of two files, each read from disk and run by the twin of its own framework.
+    """Compares what two files compute, each read from disk and run in a framework of its own.
 
-    Where both files belong to the same framework, the second one runs in the other. Where one file is stored in a
-    narrower dtype, the first's weights are rounded alike, so that the figure shows the mapping and not the rounding,
-    which is reported beside it.
+    Where both files belong to the same framework, one of them runs in the other. Beside the outputs, the activations
+    on the way are compared, and where the outputs are too far apart the report says where the two part and why. In
+    float32 the first file is also computed in float64, to tell rounding from error.
+
+    Where one file is stored in a narrower dtype, the other's weights are rounded alike, so that the figure shows the
+    mapping. Against the weights as they were, the outputs may be as far off as rounding alone makes them in float64.
 
     Args:
         a: The reference file.
         b: The other file.
         layout_a: The layout of `a`, where it is not to be detected; `layout_b` likewise.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where both frameworks can use it, else the CPU.
-        tolerance: The largest relative error that passes, max|a - b| / max|a|; 1e-5 where None.
-        inputs: A npz file with `images` (N, *spatial, C), as the net takes them (integers are converted, not scaled),
-            and perhaps `labels` (N,); where None, fixed-seed noise of an even and an odd size.
+        tolerance: The largest relative error that passes, max|a - b| / max|a|; where None, 1e-5, or 1e-10 if `exact`.
+        inputs: A npz file with `images` (N, *spatial, C), and perhaps `labels` (N,), an image, or a folder of images;
+            where None, fixed-seed noise of an even, an odd and a non-square size.
+        preprocess: How images are prepared, one of `denseport.preprocessing.PREPROCESSING`; where None, image files as
+            the first file's layout has it, and arrays not at all.
         head: `drop` compares pooled features, whether or not the files have a classifier.
         same_traits: Whether the second file runs under the first one's traits where theirs differ; what its own
             traits do to the outputs is then reported beside the figure.
+        exact: Whether both compute in float64, where a right mapping agrees to about 1e-13.
+        against: Libraries whose own model loads and runs a file in place of the twin, at most one a framework:
+            `torchvision`, `timm`, `monai`; `keras-applications`, `keras-hub`.
+        keras_backend: `tensorflow`, `torch` or `jax`; where None, what KERAS_BACKEND says, else `tensorflow`.
+        allow_tf32: Whether a GPU may round to TF32.
+        train_steps: How many steps of training are compared as well, in float64.
+        progress: Is called with the number of batches that are done, and of all batches.
+        workers: Processes to run in, for many checks in a row; where None, each check starts its own.
 
     Returns:
         The report, passed or not.
 
     Raises:
-        FrameworkMissingError: A framework is not installed.
-        UsageError: The device or the inputs cannot be used.
+        FrameworkMissingError: A framework or a library is not installed.
+        UsageError: The device, the backend, the inputs or other options cannot be used.
         FormatError, LayoutError: A file cannot be read, or the two are not the same architecture.
+        VerificationError: A library refuses its file, or a framework ended without a result.
     """
     started = time.perf_counter()
+    backend = _checked_backend(keras_backend, exact or train_steps > 0)
     if not DEVICE.fullmatch(device):
         raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
-    require_parity()
-    sides = _sides(Path(a), Path(b), layout_a, layout_b, head)
-    with tempfile.TemporaryDirectory(prefix="denseport-") as folder:
-        images = _given(Path(inputs), sides[0].config) if inputs else _noise(sides[0].config, Path(folder))
-        rounded = max((side.narrow for side in sides), key=lambda dtype: NARROW.get(dtype, 99) * -1) or None
-        traits = sides[0].config.traits if same_traits else None
-        requests = [_request(side, images, device, rounded, traits, Path(folder)) for side in sides]
-        replies = run_both(requests, device)
-        outputs = [dict(np.load(request["outputs"], allow_pickle=False)) for request in requests]
-    comparisons = tuple(
+    if not 0 <= train_steps <= MAX_STEPS:
+        raise UsageError(f"--train-steps {train_steps}: must be 0 to {MAX_STEPS:,}")
+    require_parity(backend)
+    dtype = "float64" if exact else "float32"
+    tolerance = (EXACT_TOLERANCE if exact else TOLERANCE) if tolerance is None else tolerance
+    sides = both_sides(Path(a), Path(b), layout_a, layout_b, head, against)
+    config = sides[0].config
+    preprocessing = sides[0].preprocessing
+    images = noise(config) if inputs is None else given(Path(inputs), config, preprocess, default=preprocessing)
+    with temporary_folder(Path(tempfile.gettempdir()), "denseport-") as folder, ThreadPoolExecutor(1) as background:
+        hashes = [background.submit(sha256, side.path) for side in sides]
+        requests = [
+            Request(
+                framework=side.framework,
+                device=device,
+                allow_tf32=allow_tf32,
+                passes=tuple(_passes(side, sides, same_traits, exact)),
+                images=tuple(each.to_json() for each in images),
+                training=Training(train_steps, LEARNING_RATE, training_shape(config)) if train_steps else None,
+                folder=str(folder),
+            )
+            for side in sides
+        ]
+        counter = _counter(requests, images, progress)
+        with nullcontext(workers) if workers else Workers() as processes:
+            replies = processes.run(requests, device, backend, counter)
+        runs = [
+            FrameworkRun(
+                file=str(side.path),
+                sha256=hashed.result(),
+                layout=side.layout,
+                framework=side.framework,
+                model=LIBRARIES[side.library].version() if side.library else "twin",
+                **reply,
+            )
+            for side, hashed, reply in zip(sides, hashes, replies, strict=True)
+        ]
+        comparisons = _compared(requests, images)
+        configs = [each.config.replace(traits=(sides[0] if same_traits else each).config.traits) for each in sides]
+        taps = tap_errors(requests, configs)
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(stored(side, config.traits, each.passes[0].rounded))
+                for side, config, each in zip(sides, configs, requests, strict=True)
+            ]
+            failed = not all(comparison.passes(tolerance) for comparison in comparisons)
+            parted = first_divergence(taps, tolerance, dtype) if failed else None
+            divergence = explain(*parted, *files) if parted else None
+            illustrations = illustrate(requests, configs, files, images, taps, divergence)
+        return ParityReport(
+            a=runs[0],
+            b=runs[1],
+            comparisons=comparisons,
+            taps=taps,
+            divergence=divergence,
+            disagreements=_disagreements(requests, images),
+            training=training(requests),
+            dtype=dtype,
+            tolerance=tolerance,
+            seconds=time.perf_counter() - started,
+            illustrations=illustrations,
+        )
+
+
+def _compared(requests: Sequence[Request], images: Sequence[ImageSet]) -> tuple[Comparison, ...]:
+    """The outputs of both sides for each image array."""
+    a, b = (outputs(request, OUTPUTS) for request in requests)
+    own_traits = outputs(requests[1], OWN_TRAITS)
+    in_torch = next(request for request in requests if request.framework == "torch")
+    reference, rounded = (outputs(in_torch, name) for name in (REFERENCE, ROUNDED_REFERENCE))
+    return tuple(
         compare(
-            outputs[0][f"logits{n}"],
-            outputs[1][f"logits{n}"],
-            shape,
-            images.labels,
-            unrounded=outputs[0].get(f"unrounded{n}"),
-            own_traits=outputs[1].get(f"own_traits{n}"),
+            each.name,
+            a[str(n)],
+            b[str(n)],
+            each.shape,
+            each.labels,
+            reference=reference.get(str(n)),
+            rounded_reference=rounded.get(str(n)),
+            own_traits=own_traits.get(str(n)),
         )
-        for n, shape in enumerate(images.shapes)
-    )
-    runs = [
-        FrameworkRun(str(side.path), side.layout, side.framework, **reply)
-        for side, reply in zip(sides, replies, strict=True)
-    ]
-    return ParityReport(
-        runs[0], runs[1], comparisons, TOLERANCE if tolerance is None else tolerance, time.perf_counter() - started
+        for n, each in enumerate(images)
     )
 
 
-def _sides(
-    a: Path, b: Path, layout_a: str | Path | None, layout_b: str | Path | None, head: Literal["keep", "drop"]
-) -> list[Side]:
-    sides: list[Side] = []
-    for path, layout in ((a, layout_a), (b, layout_b)):
-        with opened(path, layout, head=head) as (checkpoint, found):
-            framework = found.framework.runs_in
-            if sides and sides[0].framework == framework:
-                framework = OTHER[framework]
-            named = str(layout) if layout is not None else found.layout.name
-            config = found.config.without_head() if head == "drop" else found.config
-            sides.append(Side(path, named, framework, config, _narrow(checkpoint, found)))
-    first, second = (side.config.replace(traits=DenseNetConfig().traits) for side in sides)
-    if first != second:
-        raise LayoutError(
-            f"{b}: is a {second.variant} with {second.num_classes} classes and {second.in_channels} channels, {a} a "
-            f"{first.variant} with {first.num_classes} and {first.in_channels}; only equal architectures compare"
-        )
-    return sides
+def _disagreements(requests: Sequence[Request], images: Sequence[ImageSet]) -> tuple[Disagreement, ...]:
+    a, b = (outputs(request, OUTPUTS) for request in requests)
+    return tuple(
+        disagreement
+        for n, each in enumerate(images)
+        for disagreement in disagreements(a[str(n)], b[str(n)], each.names, each.labels)
+    )
 
 
-def _narrow(checkpoint: Checkpoint, found: Detection) -> str:
-    """The narrowest dtype below float32 among a net's tensors, or ""."""
-    dtypes = {str(checkpoint.tensors[name].dtype) for name in found.roles.values()}
-    return min(dtypes & NARROW.keys(), key=NARROW.__getitem__, default="")
-
-
-def _noise(config: DenseNetConfig, folder: Path) -> Images:
-    """Two images of an even and two of an odd size: `same` and symmetric padding differ at even sizes alone."""
-    even = _even_size(config)
-    random = np.random.default_rng(SEED)
-    arrays = {
-        name: random.standard_normal((2, *[size] * config.dimensions, config.in_channels), np.float32)
-        for name, size in (("even", even), ("odd", even + 1))
-    }
-    file = folder / "inputs.npz"
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    return Images(file, tuple(arrays), tuple(array.shape for array in arrays.values()))
-
-
-def _even_size(config: DenseNetConfig) -> int:
-    """An even side of images; where the head is flattened, one that leaves it the map that it has weights for."""
-    if config.head_shape and config.num_classes is not None:
-        pools = config.blocks - 1 + (config.traits.stem_pool != "none")
-        return int(config.head_shape[0] * config.traits.stem_stride * 2**pools)
-    return 32 if config.traits.stem_stride == 1 else 64 if config.dimensions == 3 else 224
-
-
-def _given(file: Path, config: DenseNetConfig) -> Images:
-    """A user's images, checked before any framework starts.
+def _checked_backend(backend: str | None, in_float64: bool) -> str:
+    """The backend that Keras is to run on.
 
     Raises:
-        UsageError: The file is no npz of plain arrays, or the images or labels do not fit the net.
+        UsageError: There is none of that name, or it cannot compute in float64 where that is needed.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays.get("labels")
-    except UNREADABLE as error:
+    backend = backend_of_environment(backend)
+    if in_float64 and backend != "tensorflow":
         raise UsageError(
-            f"{file}: holds no array `images` ({quoted(error)}); save it with numpy.savez(file, images=..., labels=...)"
-        ) from None
-    wanted = config.dimensions + 2
-    if images.ndim != wanted or images.shape[-1] != config.in_channels or not len(images):
-        raise UsageError(
-            f"{file}: images of shape {images.shape} do not fit; the net takes (N, "
-            f"{'height, width, ' if config.dimensions == 2 else '*spatial, '}{config.in_channels})"
+            f"--keras-backend {backend}: Keras computes in float64 on tensorflow only, which --exact and --train-steps "
+            "need; give --keras-backend tensorflow"
         )
-    if images.dtype.kind not in "uif":
-        raise UsageError(f"{file}: images of dtype {images.dtype} are no numbers; save them as float32 or uint8")
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise UsageError(f"{file}: labels of shape {labels.shape} do not fit {len(images)} images; give one an image")
-    return Images(file, ("images",), (images.shape,), labels)
+    return backend
 
 
-def _request(
-    side: Side, images: Images, device: str, rounded: str | None, traits: Traits | None, folder: Path
-) -> dict[str, Any]:
-    """What a worker is to run: one pass for the comparison, and one for each effect that is reported beside it."""
-    same = None if traits in (None, side.config.traits) else dataclasses.asdict(traits)
-    passes: dict[str, dict[str, Any]] = {"logits": {"rounded": rounded, "traits": same}}
-    if rounded and side.narrow != rounded:
-        passes["unrounded"] = {"rounded": None, "traits": same}
-    if same:
-        passes["own_traits"] = {"rounded": rounded, "traits": None}
-    return {
-        "framework": side.framework,
-        "file": str(side.path),
-        "layout": side.layout,
-        "head": "keep" if side.config.num_classes else "drop",
-        "passes": passes,
-        "device": device,
-        "inputs": str(images.file),
-        "images": images.names,
-        "outputs": str(folder / f"{side.framework}.npz"),
-    }
+def _passes(side: Side, sides: tuple[Side, Side], same_traits: bool, exact: bool) -> list[Pass]:
+    """The runs of one side: that which is compared, and those that explain the figures.
+
+    Raises:
+        UsageError: The other file is of a narrower dtype, and a library runs this one, which cannot be rounded.
+    """
+    reference = sides[0]
+    rounded = max((each.narrow for each in sides), key=lambda dtype: -NARROW.get(dtype, 99)) or None
+    traits = dataclasses.asdict(reference.config.traits) if same_traits else None
+    looking = not any(each.library for each in sides)
+    if side.library and rounded and side.narrow != rounded:
+        raise UsageError(
+            f"{side.path}: --against {side.library} runs the file as it is, and the other is in {rounded}; "
+            "compare two files of one dtype, or leave --against out"
+        )
+    main = Pass(
+        OUTPUTS,
+        str(side.path),
+        side.layout,
+        side.head,
+        dtype="float64" if exact else "float32",
+        rounded=None if side.library else rounded,
+        traits=traits if traits != dataclasses.asdict(side.config.traits) else None,
+        library=side.library,
+        tapped=looking,
+    )
+    passes = [main]
+    if side.framework == "torch" and not (exact and rounded is None):
+        plain = Pass(
+            REFERENCE,
+            str(reference.path),
+            reference.layout,
+            reference.head,
+            dtype="float64",
+            tapped=looking,
+            first_batch=True,
+        )
+        passes.append(plain)
+        if rounded:
+            passes.append(dataclasses.replace(plain, name=ROUNDED_REFERENCE, rounded=rounded))
+    if main.traits and not side.library:
+        passes.append(dataclasses.replace(main, name=OWN_TRAITS, traits=None, tapped=False))
+    return passes
+
+
+def _counter(
+    requests: Sequence[Request], images: Sequence[ImageSet], progress: Callable[[int, int], None] | None
+) -> Callable[[], None]:
+    """Counts the batches that are done in both workers."""
+    batches = sum(each.batch_count(BATCH) for each in images)
+    total = sum(len(images) if each.first_batch else batches for request in requests for each in request.passes)
+    done = iter(range(1, total + 1))
+
+    def one_batch_done() -> None:
+        if progress is not None:
+            progress(next(done, total), total)
+
+    return one_batch_done

@@ -1,4 +1,4 @@
-"""The process in which one framework runs one file: `python -m denseport.parity.worker`, request and reply as JSON.
+"""The process in which one framework runs files: `python -m denseport.parity.worker`, requests and replies as JSON.
 
 Each framework has a process of its own: their native libraries do not mix (importing TensorFlow and then torchvision
 ends in a segmentation fault), both run at once, and each one's memory is its own.
@@ -6,66 +6,93 @@ ends in a segmentation fault), both run at once, and each one's memory is its ow
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import queue
 import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import numpy as np
 
-from denseport.config import Traits
 from denseport.errors import DenseportError
-from denseport.parity.runners import RUNNERS, Runner
+from denseport.parity.images import ImageSet
+from denseport.parity.request import Pass, Request, Training
+from denseport.parity.runners import RUNNERS, Runner, configuration
+from denseport.parity.training import canonical_arrays
 
 BATCH = 32
+TAPPED_IMAGES = 2
 
 
 def main() -> None:
-    """Answers one request from standard input on standard output; ends when the parent process does."""
-    started = time.perf_counter()
+    """Answers requests from standard input on standard output; ends when the parent process does."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints must not get between the replies
-    request = json.loads(sys.stdin.readline())
-    try:
-        runner = RUNNERS[request["framework"]]()
-        if request["device"] == "auto":
-            _send(replies, {"cuda": runner.has_cuda()})
-            request["device"] = json.loads(sys.stdin.readline())["device"]
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        outputs = {
-            f"{name}{n}": output
-            for name, options in request["passes"].items()
-            for n, output in enumerate(_outputs(runner, request, options))
-        }
-        np.savez(request["outputs"], **outputs)  # type: ignore[arg-type]
-        _send(
-            replies,
-            {
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(messages,), daemon=True).start()
+    started = time.perf_counter()
+    which = messages.get()
+    runner = RUNNERS[which["framework"]](which["allow_tf32"])
+    _send(replies, {"cuda": runner.has_cuda()})
+    while True:
+        request = Request.from_json(messages.get())
+        try:
+            for each in request.passes:
+                _run(runner, request, each, lambda: _send(replies, {"progress": 1}))
+            if request.training:
+                _train(runner, request, request.training)
+            reply = {
                 "version": runner.version(),
-                "device": runner.device_name(request["device"]),
+                "device": runner.device_name(request.device),
+                "settings": runner.settings(),
                 "seconds": time.perf_counter() - started,
                 "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            },
-        )
-    except DenseportError as error:
-        _send(replies, {"error": str(error)})
+            }
+        except DenseportError as error:
+            reply = {"error": str(error), "kind": type(error).__name__}
+        runner.forget()
+        _send(replies, reply)
+        started = time.perf_counter()
 
 
-def _outputs(runner: Runner, request: dict[str, Any], options: dict[str, Any]) -> Iterator[np.ndarray]:
-    """The outputs (N, C) for each of the request's image arrays."""
-    traits = Traits(**options["traits"]) if options["traits"] else None
-    options = {**options, "layout": request["layout"], "head": request["head"], "traits": traits}
-    predict = runner.predictor(Path(request["file"]), request["device"], options)
-    with np.load(request["inputs"], allow_pickle=False) as inputs:
-        for name in request["images"]:
-            images = inputs[name]
-            batches = [images[at : at + BATCH].astype(np.float32) for at in range(0, len(images), BATCH)]
-            yield np.concatenate([predict(batch) for batch in batches])
+def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
+    """Writes the outputs of one pass, and what it saw on the way in the first images of each array."""
+    predict = runner.load(each, request.device)
+    outputs: dict[str, np.ndarray] = {}
+    taps: dict[str, np.ndarray] = {}
+    for n, images in enumerate(map(ImageSet.from_json, request.images)):
+        batches: list[np.ndarray] = []
+        for batch in images.batches(BATCH):
+            tapped = each.tapped and not batches
+            logits, activations = predict(batch, tapped)
+            batches.append(logits)
+            if tapped:
+                activations["head"] = logits
+            taps |= {f"{tap}/{n}": activation[:TAPPED_IMAGES] for tap, activation in activations.items()}
+            one_batch_done()
+            if each.first_batch:
+                break
+        outputs[str(n)] = np.concatenate(batches)
+    np.savez(request.outputs(each.name), **outputs)  # type: ignore[arg-type]
+    if each.tapped:
+        np.savez(request.taps(each.name), **taps)  # type: ignore[arg-type]
+
+
+def _train(runner: Runner, request: Request, training: Training) -> None:
+    """Writes losses, the first step's gradients and the tensors after the last one, under canonical names."""
+    each = dataclasses.replace(request.passes[0], dtype="float64")
+    trained = runner.train(each, request.device, training)
+    layout = each.layout if each.library else "denseport"
+    arrays = {"losses": np.array(trained.losses)}
+    for what, native in (("gradient", trained.gradients), ("updated", trained.updated)):
+        canonical = canonical_arrays(native, layout, configuration(each).traits)
+        arrays |= {f"{what}/{name}": array for name, array in canonical.items()}
+    np.savez(request.trained, **arrays)  # type: ignore[arg-type]
 
 
 def _send(replies: TextIO, reply: dict[str, Any]) -> None:
@@ -73,9 +100,10 @@ def _send(replies: TextIO, reply: dict[str, Any]) -> None:
     replies.flush()
 
 
-def _end_with_parent() -> None:
-    """Waits for the end of standard input, which the parent never closes while it lives and waits."""
-    sys.stdin.read()
+def _listen(messages: queue.Queue[dict[str, Any]]) -> None:
+    """Passes on what the parent says, and ends the process at the end of standard input: the parent is gone."""
+    for line in sys.stdin:
+        messages.put(json.loads(line))
     os._exit(1)
 
 

@@ -1,0 +1,105 @@
+"""What a worker process is asked to do: plain values that travel as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+OUTPUTS = "outputs"
+REFERENCE = "reference"
+ROUNDED_REFERENCE = "rounded-reference"
+OWN_TRAITS = "own-traits"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of all images through one net.
+
+    Attributes:
+        name: What its results are called: `outputs`, `reference`, `rounded-reference` or `own-traits`.
+        file: Where the weights are.
+        layout: Their layout.
+        head: Whether the classifier takes part.
+        dtype: What is computed in.
+        rounded: The dtype to round the weights to first, or None.
+        traits: Traits to run under instead of those of the layout, as plain values, or None.
+        library: The library whose own model is to load the file, or None for the twin.
+        tapped: Whether the net is looked into on the way.
+        first_batch: Whether only the first batch of each image array is run.
+    """
+
+    name: str
+    file: str
+    layout: str
+    head: Literal["keep", "drop"]
+    dtype: str = "float32"
+    rounded: str | None = None
+    traits: dict[str, Any] | None = None
+    library: str | None = None
+    tapped: bool = False
+    first_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """Some steps of plain SGD in float64 on one batch of fixed-seed noise, of a size (*spatial, C) the net can take."""
+
+    steps: int
+    learning_rate: float
+    image_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that one worker does.
+
+    Attributes:
+        framework: `torch` or `keras`.
+        device: `cpu`, `cuda` or `cuda:N`; `auto` until it is known what all workers can use.
+        allow_tf32: Whether the framework may round to TF32 on its way.
+        passes: The runs, in order.
+        images: What the runs see, each as `ImageSet.to_json` gives it.
+        training: What to train, with the net of the first pass, or None.
+        folder: Where results go.
+    """
+
+    framework: str
+    device: str
+    allow_tf32: bool
+    passes: tuple[Pass, ...]
+    images: tuple[dict[str, Any], ...]
+    training: Training | None
+    folder: str
+
+    @property
+    def file(self) -> str:
+        """The file that the first pass runs."""
+        return self.passes[0].file
+
+    def outputs(self, name: str) -> Path:
+        """Where the outputs (N, C) of a pass go: an npz with one array for each image array, `0`, `1`, ..."""
+        return Path(self.folder) / f"{self.framework}.{name}.npz"
+
+    def taps(self, name: str) -> Path:
+        """Where the activations of a pass go: an npz with arrays (N, *spatial, C), `block1.layer3/0`, ..."""
+        return Path(self.folder) / f"{self.framework}.{name}.taps.npz"
+
+    @property
+    def trained(self) -> Path:
+        """Where training goes: an npz with `losses`, and `gradient/NAME` and `updated/NAME` by canonical tensor."""
+        return Path(self.folder) / f"{self.framework}.trained.npz"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Request:
+        """The request that `to_json` gave the values of."""
+        passes = tuple(Pass(**each) for each in plain["passes"])
+        training = plain["training"]
+        if training:
+            training = Training(**{**training, "image_shape": tuple(training["image_shape"])})
+        return cls(**{**plain, "passes": passes, "training": training, "images": tuple(plain["images"])})
