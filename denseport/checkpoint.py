@@ -18,7 +18,7 @@ PIECE_BYTES = 4 << 20
 class Tensor:
     """An array whose dtype and shape are known and whose values come on `read()`.
 
-    `read` may return a read-only view over a mapped file, in any memory order; it always has exactly
+    `read` may return a read-only array, in any memory order; it always has exactly
     `dtype` (native byte order) and `shape`. `part(start, stop)`, where a file can do so, reads only those values of
     the flattened array, and returns them flat.
     """

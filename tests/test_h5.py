@@ -18,6 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from denseport import formats
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError
 from denseport.formats import h5
@@ -288,6 +289,8 @@ def test_every_kind_of_dataset_and_version_of_hdf5_is_read(
         },
         {"chunks": (5, 4), "compression": 1, "maxshape": (None, None)},
         {"chunks": (1, 1), "fletcher32": True},
+        {"chunks": (5, 7), "compression": "lzf"},
+        {"chunks": (4, 4), "compression": "lzf", "shuffle": True, "fletcher32": True},
     ]
     expected = {}
     with h5py.File(tmp_path / "x.h5", "w", libver=libver, userblock_size=userblock, track_order=track_order) as file:
@@ -309,9 +312,52 @@ def test_every_kind_of_dataset_and_version_of_hdf5_is_read(
             expected[f"{name}/kernel"] = np.asarray(array)
             names.append(name)
         file.attrs["layer_names"] = names
-    found = values(h5.read(tmp_path / "x.h5"))
+    found = values(formats.read(tmp_path / "x.h5"))
     assert list(found) == list(expected)
     assert same(found, expected)
+
+
+@pytest.mark.parametrize("size", [512, 4096, 1 << 16])
+@pytest.mark.parametrize("start", [b"", b"#!/bin/sh\n", b"\0" * 100])
+def test_a_user_block_of_any_size_and_content_is_passed_over(tmp_path: Path, size: int, start: bytes) -> None:
+    (array,) = numbered((2, 3))
+    with h5py.File(tmp_path / "x.h5", "w", userblock_size=size) as file:
+        fill(file, {"a": {"a/kernel": array}})
+    with (tmp_path / "x.h5").open("r+b") as raw:
+        raw.write(start)
+    assert formats.sniff(tmp_path / "x.h5") == "h5"
+    assert same(values(formats.read(tmp_path / "x.h5")), {"a/kernel": array})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 600)), min_size=1, max_size=40), st.booleans())
+def test_lzf_is_undone_as_h5py_does_it(tmp_path_factory, runs: list[tuple[int, int]], shuffle: bool) -> None:
+    """Runs of a byte repeat what they make; runs that occur again are far apart."""
+    data = b"".join(bytes([value, value ^ length & 3]) * length for value, length in runs * 2)
+    path = tmp_path_factory.mktemp("lzf") / "x.h5"
+    array = np.frombuffer(data, "u1")
+    with h5py.File(path, "w") as file:
+        fill(file, {"a": {}})
+        file["a"].attrs["weight_names"] = ["a/kernel"]
+        file.create_dataset("a/a/kernel", data=array, chunks=array.shape, compression="lzf", shuffle=shuffle)
+    assert same(values(h5.read(path)), {"a/kernel": array})
+
+
+@pytest.mark.parametrize("compression", [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF])
+def test_a_checksum_may_have_been_added_before_compressing(tmp_path: Path, compression: int) -> None:
+    array = np.repeat(np.arange(8, dtype="f4"), 8)
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk(array.shape)
+    layout.set_fletcher32()
+    layout.set_filter(compression, h5py.h5z.FLAG_OPTIONAL, (4,) if compression == h5py.h5z.FILTER_DEFLATE else ())
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        fill(file, {"a": {}})
+        file["a"].attrs["weight_names"] = ["kernel"]
+        space = h5py.h5s.create_simple(array.shape)
+        dataset = h5py.h5d.create(file["a"].id, b"kernel", h5py.h5t.IEEE_F32LE, space, layout)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        assert dataset.get_chunk_info(0).filter_mask == 0
+    assert same(values(h5.read(tmp_path / "x.h5")), {"kernel": array})
 
 
 def test_a_chunk_index_of_several_pages_is_read(tmp_path: Path) -> None:

@@ -239,9 +239,56 @@ def test_a_wrong_checksum_of_a_structure_is_found(tmp_path: Path) -> None:
         refused(tmp_path / "x.h5", "has a wrong checksum")
 
 
-@pytest.mark.parametrize("name", ["lzf", "scale-offset", "nbit", "number 305"])
+LZF_LITERALS = bytes([31, *range(32)]) * 512  # all of 16,384 bytes
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (b"\x00", "not valid lzf data: it ends early"),
+        (b"\x1fabc", "not valid lzf data: it ends early"),
+        (b"\x00a\x20", "not valid lzf data: it ends early"),
+        (b"\x00a\xe0", "not valid lzf data: it ends early"),
+        (b"\x00a\xe0\xff", "not valid lzf data: it ends early"),
+        (b"\x20\x00", "not valid lzf data: it repeats bytes before its start"),
+        (b"\x00a\x20\x01", "not valid lzf data: it repeats bytes before its start"),
+        (b"\x00a\x3f\xff", "not valid lzf data: it repeats bytes before its start"),
+        (LZF_LITERALS + b"\x03abcd\x00e", "not valid lzf data: it grows beyond 16388 bytes"),
+        (b"\x00a" + b"\xe0\xff\x00" * 99, "not valid lzf data: it grows beyond 16388 bytes"),
+        (LZF_LITERALS[:-33], "a chunk of 16352 bytes where 16384 are needed"),
+    ],
+)
+def test_lzf_data_that_is_not_what_it_should_be_is_refused(tmp_path: Path, stream: bytes, reason: str) -> None:
+    options: dict[str, Any] = {"data": None, "shape": (4096,), "dtype": "f4", "chunks": (4096,), "compression": "lzf"}
+    path = good(tmp_path / "x.h5", **options)
+    with h5py.File(path, "a") as file:
+        file[WEIGHT].id.write_direct_chunk((0,), LZF_LITERALS)
+    assert read_all(path)["conv/kernel"].tobytes() == bytes(range(32)) * 512
+    path = good(tmp_path / "x.h5", **options)
+    with h5py.File(path, "a") as file:
+        file[WEIGHT].id.write_direct_chunk((0,), stream)
+    refused(path, reason)
+
+
+def test_lzf_data_counts_for_more_since_it_takes_longer(tmp_path: Path) -> None:
+    """Eight names for 1.2 MB of one chunk are 10 MB of values: a moment under gzip, seconds under lzf."""
+    names = [f"k{index}" for index in range(8)]
+    for compression in ("gzip", "lzf"):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file.attrs["layer_names"] = ["a"]
+            group = file.create_group("a")
+            group.attrs["weight_names"] = names
+            group.create_dataset("k0", data=np.zeros(300_000, "f4"), chunks=(300_000,), compression=compression)
+            for name in names[1:]:
+                group[name] = group["k0"]
+        if compression == "gzip":
+            assert len(read_all(tmp_path / "x.h5")) == 8
+    refused(tmp_path / "x.h5", "declare far more bytes than the file holds")
+
+
+@pytest.mark.parametrize("name", ["scale-offset", "nbit", "number 305"])
 def test_other_filters_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    options: dict[str, Any] = {"lzf": {"compression": "lzf"}, "scale-offset": {"scaleoffset": 3}}.get(name, {})
+    options: dict[str, Any] = {"scale-offset": {"scaleoffset": 3}}.get(name, {})
     path = good(tmp_path / "x.h5", chunks=(3, 3, 2, 2), **(options or {"shuffle": True}))
     if not options:
         # The message of the filter shuffle: its number, the length of its name, flags, one parameter.

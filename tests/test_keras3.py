@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError
 from denseport.formats import h5, keras3
@@ -240,3 +243,37 @@ def test_names_of_no_keras_layer_are_refused_with_a_remedy(
 def test_a_dtype_that_h5_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="a/kernel is float8_e5m2, which h5 cannot hold"):
         keras3.write({"a/kernel": Tensor.of(np.ones((1, 1), ml_dtypes.float8_e5m2))}, {}, tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("entry", ["config.json", "metadata.json"])
+def test_an_archive_whose_descriptions_would_fill_the_memory_is_refused(tmp_path: Path, entry: str) -> None:
+    """Twenty kilobytes of a compressed archive that would be 16 MB of JSON, and far more as Python's objects."""
+    path = saved(tmp_path / "model.weights.h5", {"layers/dense": 2})
+    small = {"config.json": b'{"class_name": "Functional", "config": {}}', "metadata.json": b"{}"}
+    for content in (small[entry], b'{"a":[' + b"{}," * (5 << 20) + b"{}]}"):
+        with zipfile.ZipFile(tmp_path / "x.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in {**small, entry: content}.items():
+                archive.writestr(name, text)
+            archive.write(path, compress_type=zipfile.ZIP_STORED, arcname="model.weights.h5")
+        if content == small[entry]:
+            with formats.read(tmp_path / "x.keras") as checkpoint:
+                assert list(checkpoint.tensors) == ["dense/kernel", "dense/bias"]
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=f"{entry} has 15728650 bytes, more than the"):
+            formats.read(tmp_path / "x.keras")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_with_damaged_weights_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.weights.h5", {"layers/dense": [[[7.5, 7.25]], [1.5]]})
+    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+        archive.writestr("config.json", b"{}")
+        archive.write(path, "model.weights.h5")
+    data, values = (tmp_path / "x.keras").read_bytes(), np.array([7.5, 7.25], "<f4").tobytes()
+    assert data.count(values) == 1
+    (tmp_path / "x.keras").write_bytes(data.replace(values, values[::-1]))
+    with pytest.raises(FormatError, match=r"model\.weights\.h5 does not match its checksum"):
+        formats.read(tmp_path / "x.keras")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import gc
 import io
 import json
@@ -254,6 +255,19 @@ WRAPPED: dict[str, tuple[dict[str, Any], str, set[str]]] = {
         "model",
         {*WEIGHTS, "rng"},
     ),
+    "two levels": (
+        {"model": {"state_dict": WEIGHTS, "arch": "net"}} | PLAIN,
+        "model.state_dict",
+        {"model.arch", *PLAIN},
+    ),
+    "two levels of which one is unknown": ({"state_dict": {"ema": WEIGHTS}}, "state_dict.ema", set()),
+    "two unknown levels": ({"checkpoint": {"weights": WEIGHTS}, "seed": 1}, "checkpoint.weights", {"seed"}),
+    "two levels beside an optimizer's tensors": (
+        {"optimizer": {"momentum": torch.ones(9)}, "model": {"state_dict": WEIGHTS}},
+        "model.state_dict",
+        {"optimizer"},
+    ),
+    "one level beside two unknown ones": ({"ema": WEIGHTS, "rng": {"cuda": {"0": torch.ones(9)}}}, "ema", {"rng"}),
 }
 
 
@@ -266,7 +280,9 @@ def test_weights_are_found_where_training_scripts_put_them(tmp_path: Path, kind:
         assert (checkpoint.wrapper, set(checkpoint.others)) == (wrapper, others)
         assert checkpoint.format == "pth"
         assert checkpoint.path == tmp_path / "x.pth"
-    found = value[wrapper] if wrapper else value
+    found: dict[str, Any] = value
+    for key in filter(None, wrapper.split(".")):
+        found = found[key]
     assert_equals_torch(tmp_path / "x.pth", {name: item for name, item in found.items() if torch.is_tensor(item)})
 
 
@@ -300,15 +316,54 @@ def test_views_of_storages_in_old_legacy_files_are_read(tmp_path: Path) -> None:
     assert_equals_torch(path, expected)
 
 
-def test_values_are_read_only_views_over_the_file(tmp_path: Path) -> None:
-    for writer in ("zip", "legacy"):
-        WRITERS[writer](every_kind() if writer == "zip" else {"slice": torch.ones(4, 4)[1:]}, tmp_path / "x.pth")
-        tensor = pth.read(tmp_path / "x.pth").tensors["slice"]
-        assert np.shares_memory(tensor.read(), tensor.read())
-        assert not tensor.read().flags.writeable
-    torch.save(every_kind(), tmp_path / "x.pth")
-    tensors = pth.read(tmp_path / "x.pth").tensors
-    assert np.shares_memory(tensors["tied a"].read(), tensors["slice"].read())
+@pytest.mark.parametrize("writer", ["zip", "legacy"])
+def test_only_the_bytes_of_a_tensor_are_read_and_values_are_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    WRITERS[writer]({"slice": torch.arange(1_500_000.0)[500_000:500_004]}, tmp_path / "x.pth")
+    with pth.read(tmp_path / "x.pth") as checkpoint:
+        lengths: list[int] = []
+        real = os.pread
+        monkeypatch.setattr(os, "pread", lambda file, length, at: lengths.append(length) or real(file, length, at))
+        for _ in range(2):  # a zip entry is read once for its checksum, piece by piece
+            lengths.clear()
+            array = checkpoint.tensors["slice"].read()
+            assert array.tolist() == [500_000, 500_001, 500_002, 500_003]
+            assert not array.flags.writeable
+            assert max(lengths) <= 1 << 20
+        assert lengths == [16]
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy"])
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path, writer: str) -> None:
+    """Were it mapped into memory, the process would end with a bus error."""
+    path = tmp_path / "x.pth"
+    WRITERS[writer]({"x": torch.zeros(100_000)}, path)
+    with pth.read(path) as checkpoint:
+        with path.open("r+b") as file:
+            file.truncate(50_000)
+        with pytest.raises(FormatError, match=r"x\.pth: became shorter while it was read; "):
+            checkpoint.tensors["x"].read()
+
+
+def test_a_disk_that_fails_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    torch.save({"x": torch.zeros(9)}, tmp_path / "x.pth")
+    with pth.read(tmp_path / "x.pth") as checkpoint:
+        monkeypatch.setattr(os, "pread", fails)
+        with pytest.raises(FormatError, match=r"cannot be read \(Input/output error\)"):
+            checkpoint.tensors["x"].read()
+
+
+def test_what_a_disk_gives_in_parts_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux does with more than 2 GiB."""
+    torch.save({"x": torch.arange(1000.0)}, tmp_path / "x.pth")
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, length, at: real(file, min(length, 99), at))
+    with pth.read(tmp_path / "x.pth") as checkpoint:
+        assert checkpoint.tensors["x"].read().tolist() == list(range(1000))
 
 
 def test_arrays_outlive_the_checkpoint_and_reading_after_it_is_a_clear_error(tmp_path: Path) -> None:
@@ -392,7 +447,7 @@ def test_the_layout_of_the_archive_is_torch_s_own_byte_for_byte(tmp_path: Path) 
     torch.save(every_kind(), tmp_path / "torch.pth")
     with zipfile.ZipFile(tmp_path / "torch.pth") as archive, ZipWriter(tmp_path / "ours.pth", "torch", 64) as ours:
         for name in archive.namelist():
-            ours.add(name.removeprefix("torch/"), archive.read(name))
+            ours.add(name.removeprefix("torch/"), [archive.read(name)])
     assert (tmp_path / "ours.pth").read_bytes() == (tmp_path / "torch.pth").read_bytes()
 
 

@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as arrays_of
 
 from denseport import FormatError
 from denseport.checkpoint import Tensor
+from denseport.formats import MAX_TENSORS, read, sniff
 from denseport.formats import safetensors as ours
-from denseport.formats import sniff
 
 DTYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "i1", "u1", "?", ml_dtypes.bfloat16]
 
@@ -90,6 +90,28 @@ def test_a_dtype_that_the_format_has_not_is_refused_by_name(tmp_path: Path) -> N
         ours.write({"weird": Tensor.of(np.zeros(2, np.complex128))}, {}, tmp_path / "x.safetensors")
 
 
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """Were it mapped into memory, the process would end with a bus error."""
+    path = tmp_path / "x.safetensors"
+    ours.write({"x": Tensor.of(np.zeros(100_000, np.float32))}, {}, path)
+    with ours.read(path) as checkpoint:
+        with path.open("r+b") as file:
+            file.truncate(50_000)
+        with pytest.raises(FormatError, match="became shorter while it was read; "):
+            checkpoint.tensors["x"].read()
+
+
+@pytest.mark.parametrize(("count", "letters"), [(MAX_TENSORS + 1, 0), (70, 15_000)])
+def test_far_more_names_than_a_net_has_are_refused_before_a_net_is_looked_for(
+    tmp_path: Path, count: int, letters: int
+) -> None:
+    tensors = {f"{'x' * letters}{index}": Tensor.of(np.zeros(0, np.float32)) for index in range(count)}
+    ours.write(tensors, {}, tmp_path / "x.safetensors")
+    assert len(ours.read(tmp_path / "x.safetensors").tensors) == count
+    with pytest.raises(FormatError, match=f"holds {count} tensors with names of .*, which no DenseNet has; "):
+        read(tmp_path / "x.safetensors")
+
+
 BROKEN = {
     "a header longer than the file": (struct.pack("<Q", 1 << 40) + b"{}", "claims"),
     "no room for a header": (b"\x01\x00", "too short"),
@@ -101,6 +123,8 @@ BROKEN = {
     "metadata of numbers": (({"__metadata__": {"a": 1}}, b""), "table of strings"),
     "an unknown dtype": (({"x": {**F4, "dtype": "F31"}}, b"\0" * 4), "dtype F31"),
     "a negative side": (({"x": {**F4, "shape": [-1]}}, b"\0" * 4), "no proper"),
+    "an offset of false": (({"x": {**F4, "data_offsets": [False, 4]}}, b"\0" * 4), "no proper"),
+    "an offset of a fraction": (({"x": {**F4, "data_offsets": [0, 4.0]}}, b"\0" * 4), "no proper"),
     "a side of true": (({"x": {**F4, "shape": [True]}}, b"\0" * 4), "no proper"),
     "a fraction": (({"x": {**F4, "shape": [1.0]}}, b"\0" * 4), "no proper"),
     "an entry too many": (({"x": {**F4, "more": 1}}, b"\0" * 4), "no proper"),

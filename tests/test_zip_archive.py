@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from denseport.errors import FormatError
-from denseport.formats.mapped_file import MappedFile
+from denseport.formats.source_file import SourceFile
 from denseport.formats.zip import archive, records
 from denseport.formats.zip.archive import ZipArchive
 
@@ -74,8 +74,8 @@ def zipped(path: Path, *entries: Odd, before: bytes = b"", gap: bytes = b"", com
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    archive = ZipArchive(MappedFile(path))
-    return {name: bytes(archive.open(entry)) for name, entry in archive.entries.items()}
+    archive = ZipArchive(SourceFile(path))
+    return {name: archive.content(entry, 1 << 30) for name, entry in archive.entries.items()}
 
 
 def refused(path: Path, match: str) -> None:
@@ -338,7 +338,7 @@ def test_the_number_of_entries_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_only_small_entries_are_copied(tmp_path: Path) -> None:
-    archive = ZipArchive(MappedFile(zipped(tmp_path / "x.zip")))
+    archive = ZipArchive(SourceFile(zipped(tmp_path / "x.zip")))
     assert archive.content(archive.entries["good"], 16) == TEXT
     with pytest.raises(FormatError, match="more than the 15 it may have"):
         archive.content(archive.entries["good"], 15)

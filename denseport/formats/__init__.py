@@ -34,9 +34,14 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 
 WRITABLE = ("pth", "h5", "safetensors")
 
+# A DenseNet of a thousand layers has 7,000 tensors with names of half a megabyte in all; to look for a net among far
+# more takes minutes.
+MAX_TENSORS = 1 << 14
+MAX_LETTERS_OF_NAMES = 1 << 20
+
 
 def sniff(path: Path) -> str:
-    """The format of a file by its first bytes, never by its name.
+    """The format of a file by its first bytes, or HDF5's behind a user block; never by its name.
 
     Raises:
         UsageError: There is no such file, or it cannot be read.
@@ -62,19 +67,33 @@ def sniff(path: Path) -> str:
         return "keras"
     if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
         return "pth"
-    raise FormatError(f"{path}: starts with {quoted(head[:8])}, which no pth, h5, safetensors or .keras file does")
+    if _is_hdf5_behind_user_block(path):
+        return "h5"
+    start = quoted(head[:8].decode("latin-1"))
+    raise FormatError(
+        f"{path}: starts with {start}, which no pth, h5, safetensors or .keras file does; check the path, unpack the "
+        "file, or download it again"
+    )
 
 
 def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
     """The tensors and metadata of a file, not yet loaded; the format is sniffed where it is not given.
 
     Raises:
-        FormatError: The file is broken, hostile, or not of the format that was named.
+        FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
     found = sniff(path)
     if format not in (None, found):
         raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out")
-    return _module(found).read(path)  # type: ignore[no-any-return]
+    checkpoint: Checkpoint = _module(found).read(path)
+    count, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
+    if count > MAX_TENSORS or letters > MAX_LETTERS_OF_NAMES:
+        checkpoint.close()
+        raise FormatError(
+            f"{path}: holds {count} tensors with names of {letters} letters, more than {MAX_TENSORS} or "
+            f"{MAX_LETTERS_OF_NAMES}, which no DenseNet has; save the weights of one net alone"
+        )
+    return checkpoint
 
 
 def write(
@@ -99,6 +118,20 @@ def write(
         keras.write(tensors, metadata, path, nesting)
     else:
         _module(format).write(tensors, metadata, path)
+
+
+def _is_hdf5_behind_user_block(path: Path) -> bool:
+    """Whether HDF5 begins at 512 bytes, or at twice that any number of times, behind what its user has put there.
+
+    Source: "HDF5 File Format Specification Version 3.0", section II.A.
+    """
+    start = 512
+    with path.open("rb") as file:
+        while file.seek(start) and (found := file.read(len(HDF5_MAGIC))):
+            if found == HDF5_MAGIC:
+                return True
+            start *= 2
+    return False
 
 
 def by_suffix(path: Path) -> str:

@@ -131,7 +131,9 @@ def _legacy(file: File, root: Group, tree: Group, wrapper: str) -> Checkpoint:
     major = re.match(r"\d{1,3}", version)
     maker = ", ".join(part for part in (f"keras {version}" if version else "", backend) if part)
     return Checkpoint(
-        tensors={name: Tensor(dataset.dtype, dataset.shape, dataset.read) for name, dataset in datasets.items()},
+        tensors={
+            name: Tensor(dataset.dtype, dataset.shape, dataset.read, dataset.part) for name, dataset in datasets.items()
+        },
         metadata=read_metadata(file, root),
         format="h5",
         container=f"Keras {major[0] if major else '1'} legacy h5" + (f" ({quoted(maker)})" if maker else ""),

@@ -13,12 +13,14 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError
 from denseport.formats import keras3
 from denseport.formats.hdf5 import File, open_root
-from denseport.formats.mapped_file import MappedFile
 from denseport.formats.model_config import parse_config
+from denseport.formats.source_file import SourceFile
 from denseport.formats.zip.archive import ZipArchive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-MAX_CONFIG_BYTES = 16 << 20
+# A config takes a kilobyte a layer; as Python's objects up to fifty times that.
+MAX_CONFIG_BYTES = 8 << 20
+MAX_METADATA_BYTES = 1 << 16
 
 
 def read(path: Path) -> Checkpoint:
@@ -27,7 +29,7 @@ def read(path: Path) -> Checkpoint:
     Raises:
         FormatError: The archive is broken or unsafe, lacks its config or weights, or has them compressed.
     """
-    archive = MappedFile(path)
+    archive = SourceFile(path)
     try:
         zipped = ZipArchive(archive)
         for name in (CONFIG, WEIGHTS):
@@ -38,10 +40,10 @@ def read(path: Path) -> Checkpoint:
         weights = zipped.entries[WEIGHTS]
         if weights.deflated:
             raise FormatError(f"{path}: its {WEIGHTS} is compressed, which Keras never does; zip it stored (zip -0)")
-        zipped.open(weights).release()  # verifies its checksum
+        zipped.verify(weights)
         config = parse_config(zipped.content(zipped.entries[CONFIG], MAX_CONFIG_BYTES), f"{path}: {CONFIG}")
         about = (
-            parse_config(zipped.content(zipped.entries[METADATA], MAX_CONFIG_BYTES), f"{path}: {METADATA}")
+            parse_config(zipped.content(zipped.entries[METADATA], MAX_METADATA_BYTES), f"{path}: {METADATA}")
             if METADATA in zipped.entries
             else {}
         )

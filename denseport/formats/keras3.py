@@ -79,7 +79,7 @@ def read(file: File, root: Group) -> Checkpoint:
             )
         paths[name] = layer.path
         for variable, dataset in zip(_variable_names(file, layer), layer.variables.values(), strict=True):
-            tensors[f"{name}/{variable}"] = Tensor(dataset.dtype, dataset.shape, dataset.read)
+            tensors[f"{name}/{variable}"] = Tensor(dataset.dtype, dataset.shape, dataset.read, dataset.part)
     nameless = any(layer.name is None for layer in layers)
     return Checkpoint(
         tensors=tensors,

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Checkpoint, Tensor, dtype_of
+from denseport.checkpoint import Checkpoint, Tensor, dtype_of, pieces
 from denseport.errors import FormatError, quoted
-from denseport.formats.mapped_file import MappedFile
+from denseport.formats.source_file import SourceFile
 
 # The library allows 100 MB; a DenseNet's header is some 150 KB, and JSON takes many times its size in memory.
 MAX_HEADER_BYTES = 16 << 20
@@ -42,7 +42,7 @@ DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
 def read(path: Path) -> Checkpoint:
-    """The tensors and metadata of a safetensors file; values are views over the mapped file.
+    """The tensors and metadata of a safetensors file; values are read when they are needed.
 
     Raises:
         FormatError: A rule of the format is broken: the header's bounds or JSON, a duplicate name, a dtype, a shape
@@ -52,14 +52,14 @@ def read(path: Path) -> Checkpoint:
     def broken(why: str) -> FormatError:
         return FormatError(f"{path}: {why}; the file is damaged or was not written by safetensors: get it again")
 
-    file = MappedFile(path)
+    file = SourceFile(path)
     if file.size < 8:
         raise broken("is too short for a header")
-    (length,) = struct.unpack("<Q", file.bytes[:8])
+    (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > MAX_HEADER_BYTES or length > file.size - 8:
         raise broken(f"its header claims {length} bytes")
     try:
-        header = json.loads(file.bytes[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise broken(f"its header is no JSON object with unique names ({quoted(error)})") from None
     if not isinstance(header, dict):
@@ -78,7 +78,8 @@ def read(path: Path) -> Checkpoint:
             raise broken(f"tensor {quoted(name)} of shape {quoted(shape)} does not fill its {end - begin} bytes")
         ranges.append((begin, end, name))
         values = partial(_values, file, dtype, shape, start + begin)
-        tensors[name] = Tensor(dtype.newbyteorder("="), shape, values)
+        part = partial(_part, file, dtype, start + begin)
+        tensors[name] = Tensor(dtype.newbyteorder("="), shape, values, part)
     at = 0
     for begin, end, name in sorted(ranges):
         if begin != at:
@@ -114,14 +115,16 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for _, tensor in ordered:
-            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+            for piece in pieces(tensor.read()):
+                file.write(piece.view(np.uint8).data)
 
 
 def _entry(name: str, entry: object, broken: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """The dtype, shape and byte range of one header entry."""
     match entry:
-        case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
-            if all(type(side) is int and 0 <= side < 1 << 48 for side in shape) and len(shape) <= 32:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [begin, end], **rest} if not rest:
+            numbers = all(type(number) is int for number in (*shape, begin, end))
+            if numbers and len(shape) <= 32 and all(0 <= side < 1 << 48 for side in shape):
                 return _dtype(name, code, broken), tuple(shape), begin, end
     raise broken(f"tensor {quoted(name)} has no proper dtype, shape and data_offsets")
 
@@ -142,9 +145,13 @@ def _dtype_name(name: str, dtype: np.dtype[Any], path: Path) -> str:
     return DTYPE_NAMES[dtype]
 
 
-def _values(file: MappedFile, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
-    array = np.frombuffer(file.bytes, dtype, math.prod(shape), offset).reshape(shape)
+def _values(file: SourceFile, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
+    array = np.frombuffer(file.read(offset, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _part(file: SourceFile, dtype: np.dtype[Any], offset: int, first: int, stop: int) -> np.ndarray:
+    return _values(file, dtype, (stop - first,), offset + first * dtype.itemsize)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

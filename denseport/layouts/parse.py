@@ -149,7 +149,7 @@ class _Parser:
         name = self.table.get("extends")
         if name is None:
             return {}
-        if not re.fullmatch(r"[a-z0-9.-]+", name) or f"{name}.toml" == Path(self.file).name:
+        if not re.fullmatch(r"[a-z0-9.-]{1,100}", name) or f"{name}.toml" == Path(self.file).name:
             raise self.wrong("extends", "must name another layout that ships with denseport")
         try:
             extended = _Parser(known_text(name), f"{name}.toml")

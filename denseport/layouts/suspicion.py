@@ -27,6 +27,7 @@ class Suspicion:
     dead: tuple[str, ...] = ()
 
 
+@np.errstate(invalid="ignore")  # comparing a signalling NaN
 def suspicious(weights: Weights) -> Suspicion:
     """Reads every tensor, one at a time, and names those with suspicious values."""
     found: dict[str, list[str]] = {"nonfinite": [], "negative_variance": [], "denormal_variance": [], "dead": []}

@@ -117,7 +117,7 @@ def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:
 
 def _cast(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
     def rounded(values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             narrow = values.astype(dtype)
         if (np.isfinite(values) & ~np.isfinite(narrow)).any():
             raise UsageError(f"{name} has values beyond the range of {dtype}; choose --dtype bfloat16 or float32")

@@ -15,10 +15,11 @@ from denseport.errors import quoted
 from denseport.formats.hdf5 import dense
 from denseport.formats.hdf5.checksum import is_fletcher32
 from denseport.formats.hdf5.file import UNDEFINED, Fields, File
+from denseport.formats.hdf5.lzf import decompressed
 from denseport.formats.hdf5.trees import leaves
 
-DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
-FILTER_NAMES = {4: "szip", 5: "nbit", 6: "scale-offset", 32000: "lzf", 32001: "blosc", 32015: "zstd"}
+DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+FILTER_NAMES = {4: "szip", 5: "nbit", 6: "scale-offset", 32001: "blosc", 32015: "zstd"}
 RESAVE = "save it again with Keras, or with h5repack -f GZIP=4"
 
 SINGLE, IMPLICIT, FIXED_ARRAY, EXTENSIBLE_ARRAY, TREE = range(1, 6)
@@ -30,6 +31,10 @@ COUNT_AT_MOST = 1 << 20
 BYTES_OF_ONE_CHUNK = 8
 # What gzip adds to bytes that it cannot compress is far less than this and as much again.
 MOST_OVERHEAD = 1 << 10
+# Fletcher32's, which may have been added before compressing.
+CHECKSUM_BYTES = 4
+# What a byte of lzf costs, which is taken apart one by one, beside a byte of anything else.
+LZF_COST = 8
 # h5py gives a dataset that may grow chunks of up to a mebibyte, however small it is now.
 CHUNK_BYTES_ALWAYS_ALLOWED = 1 << 20
 
@@ -48,7 +53,7 @@ class Chunks:
     """The chunks of one dataset.
 
     Raises:
-        FormatError: A filter is not gzip, shuffle or fletcher32, or one is applied twice.
+        FormatError: A filter is not gzip, lzf, shuffle or fletcher32, or one is applied twice.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class Chunks:
             values = fields.unpack(f"{parameters}I")
             fields.take(4 if version == 1 and parameters % 2 else 0)
             found.append((number, values[0] if values else 0))
-        unknown = [number for number, _ in found if number not in (DEFLATE, SHUFFLE, FLETCHER32)]
+        unknown = [number for number, _ in found if number not in (DEFLATE, SHUFFLE, FLETCHER32, LZF)]
         if unknown:
             name = FILTER_NAMES.get(unknown[0], f"number {unknown[0]}")
             raise self._file.refused(f"{self._what} is filtered by {name}, which is not read here", RESAVE)
@@ -142,7 +147,8 @@ class Chunks:
         if count > self._file.size // BYTES_OF_ONE_CHUNK + 1:
             raise self._file.broken(f"{self._what} declares {count} chunks, more than the file has room for")
         # Chunks may reach far beyond the shape, and all lie in one place.
-        self._file.admit(count * self._nbytes, self._what)
+        lzf = any(number == LZF for number, _ in self._filters)
+        self._file.admit(count * self._nbytes * (LZF_COST if lzf else 1), self._what)
 
     def _grid(self) -> Iterator[tuple[int, ...]]:
         if 0 not in self._shape:
@@ -237,15 +243,22 @@ class Chunks:
                 data = data[:-4]
             elif number == DEFLATE:
                 data = self._inflated(data)
+            elif number == LZF:
+                data = self._decompressed(data)
             elif parameter > 1:
                 data = _unshuffled(data, parameter)
         if len(data) != self._nbytes:
             raise self._file.broken(f"{self._what} has a chunk of {len(data)} bytes where {self._nbytes} are needed")
         return data
 
+    def _decompressed(self, data: bytes | bytearray) -> bytearray:
+        try:
+            return decompressed(data, self._nbytes + CHECKSUM_BYTES)
+        except ValueError as error:
+            raise self._file.broken(f"{self._what} has a chunk that is not valid lzf data: {error}") from None
+
     def _inflated(self, data: bytes | bytearray) -> bytes:
-        # A checksum of four bytes may have been added before compressing.
-        most = self._nbytes + 4
+        most = self._nbytes + CHECKSUM_BYTES
         inflater = zlib.decompressobj()
         try:
             grown = inflater.decompress(data, most + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ class Dataset:
         path: Where it was found, from the root.
         shape: As the file declares it.
         dtype: Of what `read` returns, in native byte order.
+        part: Reads the values from one position up to another of the flattened array; None where they do not lie in
+            the file one after the other.
 
     Raises:
         FormatError: The dataset holds no numbers, or its bytes are not all where it says, no more and no fewer.
@@ -47,6 +50,7 @@ class Dataset:
         self._nbytes = math.prod(self.shape) * self._type.size
         if header.every(Kind.EXTERNAL_FILES, file):
             raise file.refused(f"{self._what} keeps its values in other files", "save the weights into one file")
+        self.part: Callable[[int, int], np.ndarray] | None = None
         self._fill = self._layout(layout, header.only(Kind.FILTERS, file))
 
     def read(self) -> np.ndarray:
@@ -132,6 +136,8 @@ class Dataset:
         def fill(values: np.ndarray) -> None:
             file.fill(values.reshape(-1).view(np.uint8).data, address, what)
 
+        if self._type.number != "bool":
+            self.part = partial(_part, file, address, what, self._type.stored, self.dtype)
         return fill
 
     def _expect(self, stored: int) -> None:
@@ -140,3 +146,11 @@ class Dataset:
             raise self._file.broken(
                 f"{self._what} of shape {quoted(self.shape)} needs {self._nbytes} bytes and {stored} are stored"
             )
+
+
+def _part(
+    file: File, address: int, what: str, stored: np.dtype[Any], dtype: np.dtype[Any], start: int, stop: int
+) -> np.ndarray:
+    values: np.ndarray = np.empty(stop - start, stored)
+    file.fill(values.view(np.uint8).data, address + start * stored.itemsize, what)
+    return values.astype(stored.newbyteorder("="), copy=False).view(dtype)

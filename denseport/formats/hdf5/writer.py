@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Tensor, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.hdf5.file import SIGNATURE, UNDEFINED
 from denseport.formats.hdf5.headers import Kind
@@ -135,9 +135,9 @@ class Writer:
         if not values.size:
             return UNDEFINED
         little = values.dtype.newbyteorder("<") if values.dtype.kind != "V" else values.dtype
-        plain = np.ascontiguousarray(values, little).reshape(-1)
         address = self._aligned()
-        self._file.write(plain.view(np.uint8).data)
+        for piece in pieces(values):
+            self._file.write(piece.astype(little, copy=False).view(np.uint8).data)
         self._end += tensor.nbytes
         return address
 

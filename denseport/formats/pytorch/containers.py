@@ -10,10 +10,10 @@ from struct import Struct
 from struct import error as StructError
 
 from denseport.errors import FormatError, listed, quoted
-from denseport.formats.mapped_file import MappedFile
 from denseport.formats.pytorch.objects import TorchUnpickler
 from denseport.formats.pytorch.pickle_state import MAX_BYTES
 from denseport.formats.pytorch.tensors import StoredBytes
+from denseport.formats.source_file import SourceFile
 from denseport.formats.zip.archive import ZipArchive
 
 METADATA_RECORD = "extra/denseport.json"
@@ -36,7 +36,7 @@ class Contents:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_zip(file: MappedFile) -> Contents:
+def read_zip(file: SourceFile) -> Contents:
     """The contents of a zip container.
 
     Raises:
@@ -69,14 +69,14 @@ def read_zip(file: MappedFile) -> Contents:
         raise FormatError(f"{file.path}: {len(pickle) - end} bytes follow the pickle in data.pkl; {_BROKEN}")
     prefix = root + "data/"
     stored = {
-        name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.open, entry), entry.deflated)
+        name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
         for name, entry in archive.entries.items()
         if name.startswith(prefix)
     }
     return Contents("PyTorch zip", value, stored, byteorder, _metadata(file, archive, root))
 
 
-def _metadata(file: MappedFile, archive: ZipArchive, root: str) -> dict[str, str]:
+def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str]:
     entry = archive.entries.get(root + METADATA_RECORD)
     if entry is None:
         return {}
@@ -99,7 +99,7 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return items
 
 
-def read_legacy(file: MappedFile) -> Contents:
+def read_legacy(file: SourceFile) -> Contents:
     """The contents of a container from before torch 1.6: five pickles, then the storages, each after its length.
 
     Raises:
@@ -107,7 +107,7 @@ def read_legacy(file: MappedFile) -> Contents:
 
     Source: torch/serialization.py `_legacy_load`, torch/csrc/serialization.cpp `THPStorage_readFileRaw`.
     """
-    unpickler = TorchUnpickler(file.path, file.bytes, "its pickle")
+    unpickler = TorchUnpickler(file.path, file.read(0, MAX_BYTES), "its pickle")
     magic_number, position = unpickler.read()
     if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
         raise FormatError(
@@ -127,7 +127,7 @@ def read_legacy(file: MappedFile) -> Contents:
 
 
 def _legacy_storages(
-    file: MappedFile, unpickler: TorchUnpickler, keys: object, position: int
+    file: SourceFile, unpickler: TorchUnpickler, keys: object, position: int
 ) -> dict[str, StoredBytes]:
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
         raise FormatError(f"{file.path}: the list of its storages is malformed; {_BROKEN}")
@@ -138,7 +138,7 @@ def _legacy_storages(
             raise FormatError(f"{file.path}: storage {quoted(key)} is listed but not declared once; {_BROKEN}")
         itemsize = declared.type.dtype.to_numpy().itemsize
         try:
-            (count,) = _COUNT.unpack_from(file.bytes, position)
+            (count,) = _COUNT.unpack(file.read(position, _COUNT.size))
         except StructError:
             raise FormatError(f"{file.path}: ends before storage {quoted(key)}; {_BROKEN}") from None
         position += _COUNT.size
@@ -148,8 +148,13 @@ def _legacy_storages(
                 f"{file.path}: storage {quoted(key)} should have {declared.count} elements, has {count}, and "
                 f"{file.size - position} bytes are left; {_BROKEN}"
             )
-        stored[key] = StoredBytes(size, partial(file.view, position, size))
+        stored[key] = StoredBytes(size, partial(_part, file, position))
         position += size
     if position != file.size:
         raise FormatError(f"{file.path}: {file.size - position} bytes follow its last storage; {_BROKEN}")
     return stored
+
+
+def _part(file: SourceFile, position: int, start: int, size: int) -> bytes:
+    """Some bytes of what begins at a position."""
+    return file.read(position + start, size)

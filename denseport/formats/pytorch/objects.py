@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -94,7 +93,7 @@ class TensorRecord:
 class TorchUnpickler:
     """Reads the pickles in `data` and collects the storages that they declare; `part` names them in messages."""
 
-    def __init__(self, path: Path, data: mmap | bytes, part: str) -> None:
+    def __init__(self, path: Path, data: bytes, part: str) -> None:
         self._path = path
         self._data = data
         self._part = part

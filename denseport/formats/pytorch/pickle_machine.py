@@ -8,7 +8,6 @@ run are bounded, and nothing recurses into its structure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from mmap import mmap
 from struct import error as StructError
 
 from denseport.errors import FormatError
@@ -17,7 +16,7 @@ from denseport.formats.pytorch.pickle_state import MAX_INSTRUCTIONS, MalformedPi
 
 
 def run(
-    data: mmap | bytes,
+    data: bytes,
     position: int,
     source: str,
     find_global: Callable[[str, str], object],

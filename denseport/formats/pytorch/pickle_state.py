@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from mmap import mmap
 
 from denseport.errors import quoted
 
@@ -36,7 +35,7 @@ class PickleState:
 
     def __init__(
         self,
-        data: mmap | bytes,
+        data: bytes,
         position: int,
         find_global: Callable[[str, str], object],
         load_persistent: Callable[[object], object],

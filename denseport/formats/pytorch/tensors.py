@@ -28,10 +28,10 @@ _BROKEN = "copy or download the file again"
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """The `size` bytes of a storage, which `open()` gives; `inflated` says that it makes them anew each time."""
+    """The `size` bytes of a storage; `read(start, size)` gives some; `inflated`: by making all of them, each time."""
 
     size: int
-    open: Callable[[], memoryview]
+    read: Callable[[int, int], bytes]
     inflated: bool = False
 
 
@@ -46,7 +46,7 @@ class TensorReader:
         self._total = 0
 
     def tensor(self, name: str, record: TensorRecord) -> Tensor:
-        """The tensor of a record; its values are a read-only view of the stored bytes where those are native.
+        """The tensor of a record; its values are read-only.
 
         Raises:
             FormatError: The tensor looks outside its storage, the storage is missing or of another length than
@@ -78,14 +78,18 @@ class TensorReader:
         last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
         if (last + 1) * dtype.itemsize > window:
             raise self._refused(name, f"reaches to element {last}, outside its storage of {window} bytes; {_BROKEN}")
-        self._account(name, size * dtype.itemsize, stored)
+        extent = (last + 1 - offset) * dtype.itemsize
+        # Few elements that lie far apart are read with all that lies between them.
+        self._account(name, max(size * dtype.itemsize, extent), stored)
         start = storage.start * storage_dtype.itemsize + offset * dtype.itemsize
         # The stride of a single element says nothing, and may be too large for numpy.
         byte_strides = tuple(
             stride * dtype.itemsize if length > 1 else dtype.itemsize
             for length, stride in zip(shape, strides, strict=True)
         )
-        return Tensor(dtype, shape, partial(self._read, stored, dtype, shape, start, byte_strides))
+        in_parts = _is_contiguous(shape, strides) and not stored.inflated
+        part = partial(self._part, stored, dtype, start) if in_parts else None
+        return Tensor(dtype, shape, partial(self._read, stored, dtype, shape, start, extent, byte_strides), part)
 
     def _account(self, name: str, size: int, stored: StoredBytes) -> None:
         if size > max(MAX_EXPANSION * stored.size, FREE_TENSOR):
@@ -105,16 +109,35 @@ class TensorReader:
         raise self._refused(name, f"has an offset, size or stride that is no natural number; {_BROKEN}")
 
     def _read(
-        self, stored: StoredBytes, dtype: np.dtype[Any], shape: tuple[int, ...], start: int, strides: tuple[int, ...]
+        self,
+        stored: StoredBytes,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        start: int,
+        extent: int,
+        strides: tuple[int, ...],
     ) -> np.ndarray:
-        # numpy.ndarray by itself does not hold on to a mapped file, which closing would then pull from under the array.
-        content = np.frombuffer(stored.open(), np.uint8)
+        content = stored.read(start, extent)
         if not self._swapped or dtype.itemsize == 1:
-            return np.ndarray(shape, dtype, content, start, strides)
+            return np.ndarray(shape, dtype, content, 0, strides)
         # ml_dtypes' dtypes have no other byte order, so that bytes are swapped as integers.
         raw = np.dtype(f"u{dtype.itemsize}")
-        foreign = np.ndarray(shape, raw.newbyteorder(), content, start, strides)
+        foreign = np.ndarray(shape, raw.newbyteorder(), content, 0, strides)
         return foreign.astype(raw).view(dtype)
+
+    def _part(self, stored: StoredBytes, dtype: np.dtype[Any], start: int, first: int, stop: int) -> np.ndarray:
+        size, step = stop - first, dtype.itemsize
+        return self._read(stored, dtype, (size,), start + first * step, size * step, (step,))
 
     def _refused(self, name: str, reason: str) -> FormatError:
         return FormatError(f"{self._path}: tensor {quoted(name)} {reason}")
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the values lie one after the other in C order; strides count elements."""
+    expected = 1
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length > 1 and stride != expected:
+            return False
+        expected *= length
+    return True

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from struct import Struct
 
 import numpy as np
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Tensor, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.pytorch.containers import MAX_METADATA_BYTES, METADATA_RECORD
 from denseport.formats.pytorch.objects import DTYPES
@@ -49,27 +49,28 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
         raise FormatError(f"{path}: the metadata has {len(extra)} bytes, more than {MAX_METADATA_BYTES}; shorten it")
     with ZipWriter(path, ROOT, ALIGNMENT) as archive:
         crcs = [
-            archive.add("data.pkl", pickle),
-            archive.add(".format_version", b"1"),
-            archive.add(".storage_alignment", str(ALIGNMENT).encode()),
-            archive.add("byteorder", sys.byteorder.encode()),
+            archive.add("data.pkl", [pickle]),
+            archive.add(".format_version", [b"1"]),
+            archive.add(".storage_alignment", [str(ALIGNMENT).encode()]),
+            archive.add("byteorder", [sys.byteorder.encode()]),
         ]
         for index, (name, tensor) in enumerate(tensors.items()):
-            crcs.append(archive.add(f"data/{index}", _values(name, tensor, path)))
+            crcs.append(archive.add(f"data/{index}", _values(name, tensor, path), tensor.nbytes))
         if metadata:
-            crcs.append(archive.add(METADATA_RECORD, extra))
-        crcs.append(archive.add("version", b"3\n"))
-        archive.add(".data/serialization_id", _fingerprint(crcs))
+            crcs.append(archive.add(METADATA_RECORD, [extra]))
+        crcs.append(archive.add("version", [b"3\n"]))
+        archive.add(".data/serialization_id", [_fingerprint(crcs)])
 
 
-def _values(name: str, tensor: Tensor, path: Path) -> memoryview:
+def _values(name: str, tensor: Tensor, path: Path) -> Iterator[memoryview]:
     array = tensor.read()
     if array.dtype != tensor.dtype or array.shape != tensor.shape:
         raise FormatError(
             f"{path}: tensor {quoted(name)} was announced as {tensor.dtype} {tensor.shape}, but is {array.dtype} "
             f"{array.shape}; read its file again"
         )
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    for piece in pieces(array):
+        yield piece.view(np.uint8).data
 
 
 def _fingerprint(crcs: list[int]) -> bytes:

@@ -10,7 +10,7 @@ from struct import Struct
 from types import MappingProxyType
 
 from denseport.errors import FormatError, quoted
-from denseport.formats.mapped_file import MappedFile
+from denseport.formats.source_file import SourceFile
 from denseport.formats.zip.records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -43,6 +43,9 @@ _ENCRYPTED = 1 << 0
 _DEFLATE_LEVEL = 1 << 1 | 1 << 2
 _STORED, _DEFLATED = 0, 8
 
+# What is in memory at once of an entry that is read for its checksum alone.
+_PIECE = 1 << 20
+
 _BROKEN = "copy or download the file again"
 _ODD = "write the archive again with an ordinary zip library"
 
@@ -74,14 +77,14 @@ class _Header:
 
 
 class ZipArchive:
-    """The entries of a mapped zip file by name, in the order of its directory; folders are left out.
+    """The entries of a zip file by name, in the order of its directory; folders are left out.
 
     Raises:
         FormatError: The archive is cut off, contradicts itself, is encrypted or split, promises far more than it
             stores, or holds duplicate, overlapping or unsafe entries or bytes outside its own structure.
     """
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: SourceFile) -> None:
         self._file = file
         self._verified: set[str] = set()
         names: set[str] = set()
@@ -115,10 +118,10 @@ class ZipArchive:
         """
         if entry.size > limit:
             raise self._entry_refused(entry.name, f"has {entry.size} bytes, more than the {limit} it may have; {_ODD}")
-        return bytes(self.open(entry))
+        return self.read(entry, 0, entry.size)
 
-    def open(self, entry: Entry) -> memoryview:
-        """The entry's bytes; stored ones are not copied.
+    def read(self, entry: Entry, start: int, size: int) -> bytes:
+        """`size` bytes of the entry from its byte `start` on.
 
         The checksum of a stored entry is verified the first time, that of a deflated one every time it is inflated.
 
@@ -126,24 +129,38 @@ class ZipArchive:
             FormatError: The bytes are not those that were written.
         """
         if entry.deflated:
-            content = memoryview(self._inflated(entry))
-            self._verify(entry, content)
-        else:
-            content = self._file.view(entry.start, entry.size)
-            if entry.name not in self._verified:
-                self._verify(entry, content)
-                self._verified.add(entry.name)
+            content = self._inflated(entry)
+            self._compare(entry, zlib.crc32(content))
+            return content[start : start + size]
+        if entry.name not in self._verified and size < entry.size:
+            self.verify(entry)
+        content = self._file.read(entry.start + start, size)
+        if entry.name not in self._verified:
+            self._compare(entry, zlib.crc32(content))
+            self._verified.add(entry.name)
         return content
 
-    def _verify(self, entry: Entry, content: memoryview) -> None:
+    def verify(self, entry: Entry) -> None:
+        """Reads a stored entry piece by piece for its checksum alone.
+
+        Raises:
+            FormatError: The bytes are not those that were written.
+        """
+        crc = 0
+        for start in range(0, entry.size, _PIECE):
+            crc = zlib.crc32(self._file.read(entry.start + start, min(_PIECE, entry.size - start)), crc)
+        self._compare(entry, crc)
+        self._verified.add(entry.name)
+
+    def _compare(self, entry: Entry, crc: int) -> None:
         # Zero means that none was computed: torch.serialization.set_crc32_options(False).
-        if entry.crc and entry.crc != zlib.crc32(content):
+        if entry.crc and entry.crc != crc:
             raise self._entry_refused(entry.name, f"does not match its checksum; {_BROKEN}")
 
     def _inflated(self, entry: Entry) -> bytes:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            content = stream.decompress(self._file.view(entry.start, entry.stored_size), entry.size + 1)
+            content = stream.decompress(self._file.read(entry.start, entry.stored_size), entry.size + 1)
         except zlib.error:
             raise self._entry_refused(entry.name, f"is not valid deflate data; {_BROKEN}") from None
         if len(content) != entry.size or not stream.eof or stream.unused_data:
@@ -152,24 +169,27 @@ class ZipArchive:
 
     def _end_record(self) -> tuple[int, int, int]:
         """The number of entries, and where the central directory starts and ends."""
-        data, size = self._file.bytes, self._file.size
+        first = max(0, self._file.size - END.size - FULL16)
+        data = self._file.read(first, END.size + FULL16)
         candidates = []
-        position = data.find(END_SIGNATURE, max(0, size - END.size - FULL16))
-        while 0 <= position <= size - END.size:
-            if position + END.size + int.from_bytes(data[position + 20 : position + 22], "little") == size:
-                candidates.append(position)
+        position = data.find(END_SIGNATURE)
+        while 0 <= position <= len(data) - END.size:
+            if position + END.size + int.from_bytes(data[position + 20 : position + 22], "little") == len(data):
+                candidates.append(first + position)
             position = data.find(END_SIGNATURE, position + 1)
         if not candidates:
             raise self._refused(f"the zip archive is cut off, or something follows its end; {_BROKEN}")
         if len(candidates) > 1:
             raise self._refused(f"the zip archive ends in more than one way; {_ODD}")
         end = candidates[0]
-        _, disk, directory_disk, disk_count, count, directory_size, directory, _ = END.unpack_from(data, end)
+        _, disk, directory_disk, disk_count, count, directory_size, directory, _ = END.unpack(
+            self._file.read(end, END.size)
+        )
         plain = (disk, directory_disk, disk_count, count, directory_size, directory)
         located = end - END64_LOCATOR.size
-        if located >= 0 and data[located : located + 4] == END64_LOCATOR_SIGNATURE:
+        if located >= 0 and self._file.read(located, 4) == END64_LOCATOR_SIGNATURE:
             end = self._end64_position(located)
-            _, _, _, _, *wide = END64.unpack_from(data, end)
+            _, _, _, _, *wide = END64.unpack(self._file.read(end, END64.size))
             for narrow, value, full in zip(plain, wide, (FULL16,) * 4 + (FULL32,) * 2, strict=True):
                 if narrow not in (full, value):
                     raise self._refused(f"the zip archive's two end records contradict each other; {_ODD}")
@@ -187,32 +207,29 @@ class ZipArchive:
         return count, directory, end
 
     def _end64_position(self, locator: int) -> int:
-        data = self._file.bytes
-        _, disk, position, disks = END64_LOCATOR.unpack_from(data, locator)
+        _, disk, position, disks = END64_LOCATOR.unpack(self._file.read(locator, END64_LOCATOR.size))
         if disk or disks > 1:
             raise self._refused("is one part of a split zip archive; join the parts")
-        if position + END64.size > locator or data[position : position + 4] != END64_SIGNATURE:
+        if position + END64.size > locator or self._file.read(position, 4) != END64_SIGNATURE:
             raise self._refused(f"the zip archive's zip64 end record is missing; {_BROKEN}")
-        if position + 12 + int.from_bytes(data[position + 4 : position + 12], "little") != locator:
+        if position + 12 + int.from_bytes(self._file.read(position + 4, 8), "little") != locator:
             raise self._refused(f"the zip archive's zip64 end record has the wrong length; {_BROKEN}")
         return int(position)
 
     def _directory(self, count: int, position: int, directory_end: int) -> Iterator[_Header]:
-        data = self._file.bytes
         for _ in range(count):
             if position + CENTRAL.size > directory_end:
                 raise self._refused(f"the zip archive's directory is cut off; {_BROKEN}")
             (signature, _, _, flags, method, _, _, crc, stored_size, size, *lengths, disk, _, _, local) = (
-                CENTRAL.unpack_from(data, position)
+                CENTRAL.unpack(self._file.read(position, CENTRAL.size))
             )
-            name_end = position + CENTRAL.size + lengths[0]
-            following = name_end + lengths[1] + lengths[2]
+            following = position + CENTRAL.size + sum(lengths)
             if signature != CENTRAL_SIGNATURE or following > directory_end:
                 raise self._refused(f"the zip archive's directory is malformed; {_BROKEN}")
-            raw_name = data[position + CENTRAL.size : name_end]
+            described = self._file.read(position + CENTRAL.size, lengths[0] + lengths[1])
+            raw_name, extra = described[: lengths[0]], described[lengths[0] :]
             name = self._name(raw_name, flags)
             if FULL32 in (size, stored_size, local):
-                extra = data[name_end : name_end + lengths[1]]
                 size, stored_size, local = self._widened(name, extra, size, stored_size, local)
             if disk:
                 raise self._refused("is one part of a split zip archive; join the parts")
@@ -260,23 +277,21 @@ class ZipArchive:
 
     def _content_extent(self, header: _Header, directory: int) -> tuple[int, int]:
         """Where the content starts, and where all that belongs to the entry ends; its two headers must agree."""
-        data = self._file.bytes
         if header.local + LOCAL.size > directory:
             raise self._entry_refused(header.name, f"lies outside the archive; {_BROKEN}")
-        signature, _, flags, method, _, _, crc, stored_size, size, name_length, extra_length = LOCAL.unpack_from(
-            data, header.local
-        )
+        found = self._file.read(header.local, LOCAL.size + len(header.raw_name))
+        signature, _, flags, method, _, _, crc, stored_size, size, name_length, extra_length = LOCAL.unpack_from(found)
         name_end = header.local + LOCAL.size + name_length
         start = name_end + extra_length
         end = start + header.stored_size
         if signature != LOCAL_SIGNATURE or end > directory:
             raise self._entry_refused(header.name, f"lies outside the archive; {_BROKEN}")
         if FULL32 in (stored_size, size):
-            size, stored_size = self._widened(header.name, data[name_end:start], size, stored_size)
+            size, stored_size = self._widened(header.name, self._file.read(name_end, extra_length), size, stored_size)
         # Where a descriptor follows, the local header may have been written before any of this was known.
         unknown = {0} if header.flags & DESCRIPTOR_FOLLOWS else set()
         if (
-            data[header.local + LOCAL.size : name_end] != header.raw_name
+            (name_length, found[LOCAL.size :]) != (len(header.raw_name), header.raw_name)
             or method != header.method
             or (flags ^ header.flags) & (_ENCRYPTED | DESCRIPTOR_FOLLOWS)
             or crc not in {header.crc} | unknown
@@ -285,7 +300,7 @@ class ZipArchive:
         ):
             raise self._entry_refused(header.name, f"contradicts the archive's directory; {_ODD}")
         if header.flags & DESCRIPTOR_FOLLOWS:
-            end += self._descriptor_length(header, data[end : min(end + _DESCRIPTORS[-1].size, directory)])
+            end += self._descriptor_length(header, self._file.read(end, min(_DESCRIPTORS[-1].size, directory - end)))
         return start, end
 
     def _descriptor_length(self, header: _Header, found: bytes) -> int:

@@ -6,6 +6,7 @@ Source: caffe2/serialize/inline_container.cc `PyTorchStreamWriter`, miniz `mz_zi
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from struct import Struct, pack
 from types import TracebackType
@@ -40,9 +41,12 @@ class ZipWriter:
             if kind is None:
                 self._write_directory()
 
-    def add(self, name: str, content: memoryview | bytes) -> int:
-        """Writes one entry and returns its CRC-32; `content` is contiguous bytes."""
-        local, size = self._file.tell(), len(content)
+    def add(self, name: str, content: Iterable[memoryview | bytes], size: int | None = None) -> int:
+        """Writes one entry and returns its CRC-32; `content` is contiguous bytes in pieces, `size` bytes in all.
+
+        Without `size`, `content` is a sequence.
+        """
+        local, size = self._file.tell(), sum(map(len, content)) if size is None else size
         raw_name = f"{self._root}/{name}".encode()
         wide = b""
         if size >= FULL32:
@@ -60,8 +64,10 @@ class ZipWriter:
             records.LOCAL.pack(records.LOCAL_SIGNATURE, 0, flags, 0, 0, 0, 0, 0, 0, len(raw_name), len(extra))
         )
         self._file.write(raw_name + extra)
-        self._file.write(content)
-        crc = zlib.crc32(content)
+        crc = 0
+        for piece in content:
+            self._file.write(piece)
+            crc = zlib.crc32(piece, crc)
         if size:
             descriptor = records.DESCRIPTOR64 if wide else records.DESCRIPTOR
             self._file.write(descriptor.pack(records.DESCRIPTOR_SIGNATURE, crc, size, size))

@@ -1,0 +1,61 @@
+"""The file that is read: nothing of it is in memory before it is needed, and a change under way is an error."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from denseport.errors import FormatError, UsageError
+
+
+class SourceFile:
+    """The bytes of a file, read on demand.
+
+    It is not mapped into memory: when somebody truncates a mapped file, the next look at it ends the process.
+
+    Attributes:
+        path: Where it lies.
+        size: Number of its bytes when it was opened.
+
+    Raises:
+        UsageError: The file cannot be opened.
+        FormatError: The file is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._closing = weakref.finalize(self, os.close, self._descriptor)
+            self.size = os.fstat(self._descriptor).st_size
+            os.pread(self._descriptor, 1, 0)  # a folder can be opened, but not read
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        if not self.size:
+            raise FormatError(f"{path}: the file is empty; copy or download it again")
+
+    def read(self, start: int, size: int) -> bytes:
+        """The `size` bytes from `start` on, or of those before the end of the file.
+
+        Raises:
+            FormatError: The file has become shorter, or the disk fails.
+            UsageError: The file has been closed.
+        """
+        if not self._closing.alive:
+            raise UsageError(f"{self.path}: is closed already; read its tensors before that")
+        size = max(0, min(size, self.size - start))
+        content = b""
+        while len(content) < size:  # Linux reads 2 GiB at once
+            try:
+                more = os.pread(self._descriptor, size - len(content), start + len(content))
+            except OSError as error:
+                raise FormatError(f"{self.path}: cannot be read ({error.strerror}); check the disk") from None
+            if not more:
+                raise FormatError(f"{self.path}: became shorter while it was read; read it again when it is whole")
+            content = content + more if content else more
+        return content
+
+    def close(self) -> None:
+        """Closes the file; arrays that were read stay."""
+        self._closing()
