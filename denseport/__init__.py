@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from denseport.loading import read as read
     from denseport.output import write as write
     from denseport.parity import ParityReport as ParityReport
+    from denseport.parity import Workers as Workers
     from denseport.parity import verify as verify
 
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "read": "loading",
     "write": "output",
     "ParityReport": "parity",
+    "Workers": "parity",
     "verify": "parity",
 }
 

@@ -127,6 +127,8 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
     from denseport.conversion import convert as run
 
     _check_document(document)
+    if document is not None and not options["verify"]:
+        raise UsageError("--report is the page of a parity check; leave out --no-verify")
     what = "converting" + (" and running both frameworks" if options["verify"] else "")
     try:
         with terminal.sign_of_life(what) as progress:
@@ -243,10 +245,8 @@ def _check_document(path: Path | None) -> None:
 
 def _write_document(path: Path | None, report: ParityReport | None) -> None:
     """Writes the page of a parity check, where one was asked for and one was made."""
-    if path is None:
+    if path is None or report is None:
         return
-    if report is None:
-        raise UsageError("--report is the page of a parity check; leave out --no-verify")
     from denseport.output import replacing
     from denseport.parity.document import page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,6 +18,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import DenseportError, UsageError, VerificationError, listed
 
 MARK = ".denseport-"
+RANDOM_BYTES = 8
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     with ExitStack() as clean_up:
         lock = None
         while lock is None:
-            folder = parent / f"{prefix}{secrets.token_hex(8)}"
+            folder = parent / f"{prefix}{secrets.token_hex(RANDOM_BYTES)}"
             # Registered before there is one, since an interruption may come right after.
             clean_up.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.mkdir(0o700)
@@ -178,7 +180,8 @@ def _locked(folder: Path) -> int | None:
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
     """Removes temporary folders of this prefix that no living process has locked."""
-    for leftover in parent.glob(f"{glob.escape(prefix)}*"):
+    ours = re.compile(f"{re.escape(prefix)}[0-9a-f]{{{2 * RANDOM_BYTES}}}")  # and no folder that a user named so
+    for leftover in (path for path in parent.glob(f"{glob.escape(prefix)}*") if ours.fullmatch(path.name)):
         with suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

@@ -89,7 +89,7 @@ def _parity_rows(report: Mapping[str, Any], every_tap: bool = False) -> list[tup
         if comparison["rounding_error"] is not None:
             rows.append(("", _rounding(comparison)))
         if comparison["trait_error"] is not None:
-            rows.append(("", f"the target layout's own traits move the outputs by {figure(comparison['trait_error'])}"))
+            rows.append(("", f"the second file's own traits move the outputs by {figure(comparison['trait_error'])}"))
     if every_tap:
         rows += [("taps" if not n else "", tap_line(report, tap)) for n, tap in enumerate(report["taps"])]
     if divergence := report["divergence"]:

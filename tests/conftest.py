@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Files whose tests each start processes of their own, and share nothing that is worth keeping together.
 SPREAD = (
     "test_command_line.py",
+    "test_command_line_parity.py",
     "test_conversion.py",
     "test_ecosystem.py",
     "test_interruption.py",

@@ -20,7 +20,7 @@ import pytest
 
 from denseport import FormatError, UsageError, VerificationError, convert, formats, output, read, write
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.output import replacing
+from denseport.output import replacing, temporary_folder
 
 CHECKPOINT = Checkpoint({"a.weight": Tensor.of(np.arange(6, dtype=np.float32).reshape(2, 3))}, {"note": "kept"})
 
@@ -408,3 +408,11 @@ def test_a_result_that_cannot_be_printed_is_one_line(fixtures: Path) -> None:
         )
     assert done.stderr.startswith("denseport: the result could not be printed (No space left on device)")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_a_folder_that_only_looks_like_a_leftover_stays(tmp_path: Path) -> None:
+    for name in ("denseport-parity-mine", "denseport-parity-0123456789abcde", "denseport-parity-0123456789abcdef"):
+        (tmp_path / name).mkdir()
+    with temporary_folder(tmp_path, "denseport-parity-"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"denseport-parity-mine", "denseport-parity-0123456789abcde"}

@@ -111,6 +111,8 @@ class Worker:
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "NVIDIA_TF32_OVERRIDE": "1" if allow_tf32 else "0",
                 "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                # Two frameworks share the cores: threads that spin while they wait take them from the other one.
+                "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
                 **({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"} if without_gpu else {}),
                 **({"KERAS_BACKEND": keras_backend} if keras_backend else {}),
             },

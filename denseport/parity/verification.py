@@ -12,7 +12,9 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Literal
 
+from denseport.config import Traits
 from denseport.errors import UsageError, quoted
+from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.loading import sha256
 from denseport.output import temporary_folder
 from denseport.parity.comparison import compare, disagreements
@@ -78,7 +80,8 @@ def verify(
         head: `drop` compares pooled features, whether or not the files have a classifier.
         same_traits: Whether the second file runs under the first one's traits where theirs differ; what its own
             traits do to the outputs is then reported beside the figure.
-        exact: Whether both compute in float64, where a right mapping agrees to about 1e-13.
+        exact: Whether both compute in float64, where a right mapping agrees to about 1e-13. Epsilons that mean the
+            same and are written in two ways, 1e-5 and 1.001e-5, count as the first file's; what that does is reported.
         against: Libraries whose own model loads and runs a file in place of the twin, at most one a framework:
             `torchvision`, `timm`, `monai`; `keras-applications`, `keras-hub`.
         keras_backend: `tensorflow`, `torch` or `jax`; where None, what KERAS_BACKEND says, else `tensorflow`.
@@ -107,21 +110,22 @@ def verify(
     tolerance = (EXACT_TOLERANCE if exact else TOLERANCE) if tolerance is None else tolerance
     sides = both_sides(Path(a), Path(b), layout_a, layout_b, head, against)
     config = sides[0].config
+    configs = [config, sides[1].config.replace(traits=_second_traits(sides, same_traits, exact or train_steps > 0))]
     preprocessing = sides[0].preprocessing
     images = noise(config) if inputs is None else given(Path(inputs), config, preprocess, default=preprocessing)
-    with temporary_folder(Path(tempfile.gettempdir()), "denseport-") as folder, ThreadPoolExecutor(1) as background:
+    with temporary_folder(Path(tempfile.gettempdir()), "denseport-parity-") as folder, ThreadPoolExecutor(1) as background:
         hashes = [background.submit(sha256, side.path) for side in sides]
         requests = [
             Request(
                 framework=side.framework,
                 device=device,
                 allow_tf32=allow_tf32,
-                passes=tuple(_passes(side, sides, same_traits, exact)),
+                passes=tuple(_passes(side, ran.traits, sides, exact)),
                 images=tuple(each.to_json() for each in images),
                 training=Training(train_steps, LEARNING_RATE, training_shape(config)) if train_steps else None,
                 folder=str(folder),
             )
-            for side in sides
+            for side, ran in zip(sides, configs, strict=True)
         ]
         counter = _counter(requests, images, progress)
         with nullcontext(workers) if workers else Workers() as processes:
@@ -138,7 +142,6 @@ def verify(
             for side, hashed, reply in zip(sides, hashes, replies, strict=True)
         ]
         comparisons = _compared(requests, images)
-        configs = [each.config.replace(traits=(sides[0] if same_traits else each).config.traits) for each in sides]
         taps = tap_errors(requests, configs)
         with ExitStack() as stack:
             files = [
@@ -209,15 +212,27 @@ def _checked_backend(backend: str | None, in_float64: bool) -> str:
     return backend
 
 
-def _passes(side: Side, sides: tuple[Side, Side], same_traits: bool, exact: bool) -> list[Pass]:
-    """The runs of one side: that which is compared, and those that explain the figures.
+def _second_traits(sides: tuple[Side, Side], same_traits: bool, in_float64: bool) -> Traits:
+    """The traits with which the second file runs.
+
+    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else.
+    """
+    first, second = (side.config.traits for side in sides)
+    if same_traits:
+        return first
+    if in_float64 and abs(first.epsilon - second.epsilon) <= EPSILON_ROUNDING:
+        return dataclasses.replace(second, epsilon=first.epsilon)
+    return second
+
+
+def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -> list[Pass]:
+    """The runs of one side under these traits: that which is compared, and those that explain the figures.
 
     Raises:
         UsageError: The other file is of a narrower dtype, and a library runs this one, which cannot be rounded.
     """
     reference = sides[0]
     rounded = max((each.narrow for each in sides), key=lambda dtype: -NARROW.get(dtype, 99)) or None
-    traits = dataclasses.asdict(reference.config.traits) if same_traits else None
     looking = not any(each.library for each in sides)
     if side.library and rounded and side.narrow != rounded:
         raise UsageError(
@@ -231,7 +246,7 @@ def _passes(side: Side, sides: tuple[Side, Side], same_traits: bool, exact: bool
         side.head,
         dtype="float64" if exact else "float32",
         rounded=None if side.library else rounded,
-        traits=traits if traits != dataclasses.asdict(side.config.traits) else None,
+        traits=None if traits == side.config.traits else dataclasses.asdict(traits),
         library=side.library,
         tapped=looking,
     )
