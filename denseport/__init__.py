@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from denseport.parity import ParityReport as ParityReport
     from denseport.parity import Workers as Workers
     from denseport.parity import verify as verify
+    from denseport.prediction import Prediction as Prediction
+    from denseport.prediction import predict as predict
+    from denseport.presets import Preset as Preset
+    from denseport.presets import pull as pull
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -61,6 +65,10 @@ _HOMES = {
     "ParityReport": "parity",
     "Workers": "parity",
     "verify": "parity",
+    "Prediction": "prediction",
+    "predict": "prediction",
+    "Preset": "presets",
+    "pull": "presets",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -121,6 +121,7 @@ def cli() -> None:
 def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any) -> None:
     """Convert the weights in SRC to DST, and check that both frameworks compute the same with them.
 
+    SRC is a file, or the name of a preset, which is downloaded where it is not in the cache.
     Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
     A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
     """
@@ -235,6 +236,67 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 
     with replacing(output, force=force) as temporary:
         temporary.write_text(derived)
+
+
+@cli.command()
+@as_json
+def presets(as_json: bool) -> None:
+    """List the published weights that are known, with what was published and what is computed of them."""
+    from denseport.presets import known
+    from denseport.presets.listing import lines
+
+    every = known().values()
+    _print({"presets": [preset.to_dict() for preset in every]}, as_json, lambda _plain: lines(every))
+
+
+@cli.command()
+@as_json
+@click.argument("preset")
+def pull(as_json: bool, preset: str) -> None:
+    """Download the weights of PRESET into the cache, check them, and print where they are."""
+    from denseport.presets import find
+    from denseport.presets import pull as run
+
+    found = find(preset)
+    with terminal.sign_of_life(f"downloading {found.name}") as progress:
+        file = run(found.name, progress=progress)
+    for note in found.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    report = {"preset": found.name, "file": str(file), "hash": found.hash or None}
+    _print(report, as_json, lambda plain: [plain["file"]])
+
+
+@cli.command()
+@click.option("--framework", type=click.Choice(["torch", "keras"]), default="torch", help="What runs the net.")
+@click.option("--top", type=click.IntRange(1), default=5, metavar="N", help="How many classes.  [default: 5]")
+@click.option("--layout", metavar="NAME|FILE.toml", help="Layout of FILE.  [default: detected]")
+@click.option(
+    "--preprocess",
+    type=click.Choice(["torch", "keras-cv", "caffe", "none"]),
+    help="How images are prepared.  [default: pictures as the preset, the metadata or the layout says]",
+)
+@click.option(
+    "--classes-file",
+    "classes",
+    metavar="imagenet-1k|FILE",
+    help="The classes' names, one a line.  [default: the preset's]",
+)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="Where.  [default: auto]")
+@as_json
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+def predict(as_json: bool, **options: Any) -> None:
+    """Print the most probable classes of IMAGES: pictures, folders of them, or npz files.
+
+    FILE holds the weights, or is the name of a preset.
+    """
+    from denseport.prediction import lines
+    from denseport.prediction import predict as run
+
+    with terminal.sign_of_life("predicting") as progress:
+        predictions = run(**options, progress=progress)
+    report = {"predictions": [prediction.to_dict() for prediction in predictions]}
+    _print(report, as_json, lambda _plain: lines(predictions))
 
 
 def _check_document(path: Path | None) -> None:

@@ -23,6 +23,7 @@ from denseport.loading import opened, sha256
 from denseport.output import confirm, replacing
 from denseport.parity.options import Comparing
 from denseport.parity.report import ParityReport
+from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
 
 DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
@@ -102,7 +103,7 @@ def convert(
     """Converts a DenseNet's weights from one file to another; nothing is at `dst` unless every check has passed.
 
     Args:
-        src: The file to read.
+        src: The file to read, or the name of a preset, which is downloaded where it is not in the cache.
         dst: The file to write; None gives `src` the suffix of `to_format`.
         from_format: `pth`, `h5` or `safetensors`, where the content is to be held to it.
         to_format: The same for `dst`; None goes by its suffix.
@@ -130,7 +131,11 @@ def convert(
     """
     started = time.perf_counter()
     _check_options(head, classes, dtype, to_format)
-    source = Path(src)
+    source, preset = resolve(src, progress=comparing.get("progress"))
+    if preset is not None:
+        from_layout = from_layout or preset.layout
+        if dst is None:
+            raise UsageError(f"{preset.name}: nothing says where to; give a target file")
     target, to_format = target_path(source, dst, to_format)
     head = head if classes is None else "drop"
     if verify:
@@ -175,7 +180,7 @@ def convert(
             tensors=len(tensors),
             parameters=parameters(weights.config),
             dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
-            notes=(*found.notes(checkpoint), *notes),
+            notes=(*(preset.notes if preset else ()), *found.notes(checkpoint), *notes),
             parity=None,
             seconds=time.perf_counter() - started,
         )

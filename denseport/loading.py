@@ -14,6 +14,7 @@ from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.config import Traits
 from denseport.errors import UsageError
 from denseport.layouts.frameworks import KERAS
+from denseport.presets import resolve
 from denseport.requirements import require_keras, require_torch
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def load_torch(
     """The PyTorch twin with a file's weights, in eval mode on the CPU; any supported format and layout.
 
     Args:
-        path: The file.
+        path: The file, or the name of a preset, which is downloaded where it is not in the cache.
         layout: Its layout, where it is not to be detected.
         head: `drop` leaves the classifier out; the twin then returns pooled features.
         traits: Traits to give to the twin instead of those of the file's layout.
@@ -82,12 +83,14 @@ def load_torch(
 
     Raises:
         FormatError, LayoutError: The file cannot be read, or is no DenseNet of a known layout.
+        DownloadError: The preset cannot be had.
         FrameworkMissingError: torch is not installed.
     """
     require_torch()
     from denseport.models import pytorch
 
-    with opened(Path(path), layout, head=head) as (checkpoint, found):
+    file, preset = resolve(path)
+    with opened(file, layout or (preset.layout if preset else None), head=head) as (checkpoint, found):
         weights = _weights(checkpoint, found, head, traits, rounded)
         return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype=dtype)
 
@@ -105,7 +108,8 @@ def load_keras(
     require_keras()
     from denseport.models import keras as twin
 
-    with opened(Path(path), layout, head=head) as (checkpoint, found):
+    file, preset = resolve(path)
+    with opened(file, layout or (preset.layout if preset else None), head=head) as (checkpoint, found):
         weights = _weights(checkpoint, found, head, traits, rounded)
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
         return twin.load(weights.config, {name: t.read() for name, t in tensors.items()}, dtype=dtype)

@@ -1,0 +1,204 @@
+"""What a net sees in images: the most probable classes of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from denseport import presets
+from denseport.checkpoint import Checkpoint
+from denseport.errors import FormatError, UsageError, VerificationError, quoted
+from denseport.loading import opened
+from denseport.output import temporary_folder
+from denseport.parity.images import ImageSet, given
+from denseport.parity.processes import Workers
+from denseport.parity.request import OUTPUTS, Pass, Request
+from denseport.parity.verification import DEVICE
+from denseport.parity.worker import BATCH
+from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.presets.classes import class_names
+from denseport.requirements import keras_backend, require_keras, require_torch
+
+Framework = Literal["torch", "keras"]
+Progress = Callable[[int, int], None]
+PREPROCESSING = "preprocessing"
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    """One of a net's classes.
+
+    Attributes:
+        index: Its output, counted from 0.
+        name: What it is called, or "".
+        probability: Its softmax over all outputs; the sigmoid of its own where the net is one of sigmoids.
+    """
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a net sees in one image: its classes, the most probable first."""
+
+    image: str
+    classes: tuple[RankedClass, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def predict(
+    file: str | Path,
+    images: Sequence[str | Path],
+    framework: Framework = "torch",
+    top: int = 5,
+    *,
+    layout: str | Path | None = None,
+    preprocess: str | Preprocessing | None = None,
+    classes: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> tuple[Prediction, ...]:
+    """The most probable classes of images, by the twin of a file in a process of its own.
+
+    Args:
+        file: Weights in any format, or the name of a preset.
+        images: Pictures, folders of them, or npz files with `images` (N, H, W, C).
+        framework: What runs the twin; KERAS_BACKEND says what Keras runs on.
+        top: How many classes of each image.
+        layout: The file's layout, where it is not to be detected.
+        preprocess: How images are prepared. Where None, pictures are prepared as the preset says, or the file's
+            metadata, or the file's layout, in this order; arrays are taken as they are.
+        classes: The classes' names: `imagenet-1k`, or a text file with one a line; None takes the preset's.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: Is called with the number of batches that are done, and of all of them.
+        workers: Processes to run in, for many calls in a row; where None, each call starts its own.
+
+    Raises:
+        UsageError: Options cannot be used, images cannot be read or do not fit, or the net has no classifier.
+        FormatError, LayoutError: The file cannot be read, or is no DenseNet of a known layout.
+        FrameworkMissingError: The framework is not installed.
+        VerificationError: The net gives NaN or Inf.
+    """
+    _check_options(images, framework, top, device)
+    require_torch() if framework == "torch" else require_keras()
+    path, preset = presets.resolve(file)
+    if preset is not None:
+        layout, classes = layout or preset.layout, classes or preset.classes or None
+    with opened(path, layout) as (checkpoint, found):
+        config = found.config
+        usual = _recorded(checkpoint) or find_preprocessing(found.layout.preprocessing)
+    if config.num_classes is None:
+        raise UsageError(f"{path}: has no classifier, so there are no classes to predict; give a file that has one")
+    names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes
+    default = preset.preprocessing if preset else usual
+    paths = [Path(image) for image in images]
+    sets = [given(image, config, preprocess, default)[0] for image in paths]
+    run = Pass(OUTPUTS, str(path), str(layout or found.layout.name), "keep")
+    shown = [name for image, own in zip(paths, sets, strict=True) for name in _shown(image, own)]
+    logits = _run(framework, run, sets, device, progress, workers)
+    for image, row in zip(shown, logits, strict=True):
+        if not np.isfinite(row).all():
+            raise VerificationError(f"{path}: gives NaN or Inf for {quoted(image, 300)}; inspect the file")
+    return tuple(
+        Prediction(image, _first(_probabilities(row, config.traits.head_activation), names, top))
+        for image, row in zip(shown, logits, strict=True)
+    )
+
+
+def lines(predictions: Iterable[Prediction]) -> list[str]:
+    """Predictions as lines of text, each image's classes under it."""
+    text = []
+    for prediction in predictions:
+        text.append(quoted(prediction.image, 300))
+        for each in prediction.classes:
+            text.append(f"  {each.probability:7.2%}  {each.index:>5}  {quoted(each.name)}".rstrip())
+    return text
+
+
+def _check_options(images: Sequence[str | Path], framework: str, top: int, device: str) -> None:
+    if framework not in get_args(Framework):
+        raise UsageError(f"framework must be one of {', '.join(get_args(Framework))}, not {quoted(framework)}")
+    if not DEVICE.fullmatch(device):
+        raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
+    if top < 1:
+        raise UsageError(f"--top {top}: must be 1 or more")
+    if not images:
+        raise UsageError("there are no images to predict; give pictures, or a folder of them")
+
+
+def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
+    """The preprocessing that travels with the weights, or None."""
+    if PREPROCESSING not in checkpoint.metadata:
+        return None
+    try:
+        table = json.loads(checkpoint.metadata[PREPROCESSING])
+    except (ValueError, RecursionError):
+        raise FormatError(f"{checkpoint.path}: preprocessing is no JSON; correct the file's metadata") from None
+    return Preprocessing.from_dict(table, str(checkpoint.path))
+
+
+def _shown(given_as: Path, images: ImageSet) -> list[str]:
+    """What a report calls each image, by the path that the user gave."""
+    if given_as.is_dir():
+        return [str(given_as / name) for name in images.names]
+    return [str(given_as) if name == given_as.name else f"{given_as}: {name}" for name in images.names]
+
+
+def _run(
+    framework: str,
+    run: Pass,
+    sets: Sequence[ImageSet],
+    device: str,
+    progress: Progress | None,
+    workers: Workers | None,
+) -> np.ndarray:
+    """The logits (N, C) of all images, float32."""
+    total, done = sum(each.batch_count(BATCH) for each in sets), 0
+
+    def one_batch_done() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    with temporary_folder(Path(tempfile.gettempdir()), "denseport-predict-") as folder:
+        request = Request(
+            framework=framework,
+            device=device,
+            allow_tf32=False,
+            passes=(run,),
+            images=tuple(each.to_json() for each in sets),
+            training=None,
+            folder=str(folder),
+        )
+        with nullcontext(workers) if workers else Workers() as processes:
+            processes.run([request], device, keras_backend(), one_batch_done)
+        with np.load(request.outputs(OUTPUTS)) as outputs:
+            return np.concatenate([outputs[str(n)] for n in range(len(sets))])
+
+
+def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
+    """(C,) in float64: each output's sigmoid where that is the net's activation, else the softmax over all."""
+    exact = logits.astype(np.float64)
+    normaliser = np.logaddexp(0, exact) if activation == "sigmoid" else np.logaddexp.reduce(exact)
+    probabilities: np.ndarray = np.exp(exact - normaliser)
+    return probabilities
+
+
+def _first(probabilities: np.ndarray, names: Sequence[str], top: int) -> tuple[RankedClass, ...]:
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple(RankedClass(int(index), names[index], float(probabilities[index])) for index in order)
