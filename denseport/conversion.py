@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from denseport import formats, layouts
 from denseport.architecture import parameters
@@ -21,10 +21,12 @@ from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.loading import opened, sha256
 from denseport.output import confirm, replacing
-from denseport.parity.options import Comparing
-from denseport.parity.report import ParityReport
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
+
+if TYPE_CHECKING:
+    from denseport.parity.options import Comparing
+    from denseport.parity.report import ParityReport
 
 DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
 NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras"}
