@@ -24,8 +24,8 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError
 from denseport.loading import opened
-from denseport.parity import libraries
 from denseport.parity.libraries import LIBRARIES
+from denseport.parity.libraries import library as own_library
 
 Script = Callable[..., Any]
 
@@ -362,7 +362,7 @@ def test_a_missing_library_is_named_with_what_to_install(
 ) -> None:
     own = LIBRARIES[library]
     file = fixtures / ("digits-torch.safetensors" if own.framework == "torch" else "digits-keras.h5")
-    monkeypatch.setattr(libraries, "find_spec", lambda module: None if module == missing else True)
+    monkeypatch.setattr(own_library, "find_spec", lambda module: None if module == missing else True)
     with pytest.raises(FrameworkMissingError, match=f"--against {library} needs .*: {remedy}$"):
         own.require(file, own.layouts[0], SMALL_NET)
 
