@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from denseport.presets.download import pull as pull
 from denseport.presets.download import resolve as resolve
-from denseport.presets.registry import Preset as Preset
+from denseport.presets.preset import Preset as Preset
 from denseport.presets.registry import find as find
 from denseport.presets.registry import is_preset as is_preset
 from denseport.presets.registry import known as known

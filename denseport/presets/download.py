@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 from denseport import formats, layouts
 from denseport.errors import DenseportError, FrameworkMissingError, quoted
-from denseport.presets.registry import Preset, find, is_preset
+from denseport.presets.preset import Preset
+from denseport.presets.registry import find, is_preset
 
 if TYPE_CHECKING:
     import requests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from denseport.presets.registry import Preset
+from denseport.presets.preset import Preset
 
 HEADINGS = ("preset", "parameters", "multiply-adds", "pixels", "top-1", "top-5", "hash", "licence")
 

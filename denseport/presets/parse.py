@@ -13,7 +13,7 @@ from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import DenseportError, UsageError, quoted
 from denseport.layouts import find_layout
 from denseport.preprocessing import Preprocessing, find_preprocessing
-from denseport.presets.registry import Preset, file_name
+from denseport.presets.preset import Preset, file_name
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")

@@ -1,0 +1,113 @@
+"""One preset: published weights, where they are, and what is known and computed of them."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from denseport.architecture import layers, parameters
+from denseport.complexity import multiply_adds
+from denseport.config import DenseNetConfig
+from denseport.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Weights that someone published.
+
+    Attributes:
+        name: `publisher/name`.
+        config: The architecture with its traits.
+        layout: What the file's tensors are called.
+        url: Where the publisher offers the file.
+        hash: `sha256:` or `md5:` and the digits that the publisher states, perhaps only the first ones; "" where it
+            states none.
+        preprocessing: How images are prepared.
+        side: The side in pixels of the square that the net takes.
+        top1: Share of ImageNet's validation images whose class comes first, in percent as published, or None.
+        top5: The same for the first five.
+        published_parameters: How many parameters the publisher says there are, or None.
+        counts_statistics: Whether that figure holds running means and variances too.
+        classes: Whose names the outputs have, such as `imagenet-1k`, or "".
+        licence: As the publisher states it.
+        source: Where these facts were read.
+    """
+
+    name: str
+    config: DenseNetConfig
+    layout: str
+    url: str
+    hash: str
+    preprocessing: Preprocessing
+    side: int
+    top1: float | None
+    top5: float | None
+    published_parameters: int | None
+    counts_statistics: bool
+    classes: str
+    licence: str
+    source: str
+
+    @property
+    def variant(self) -> str:
+        """The architecture's name, or its parameters in words."""
+        return self.config.variant
+
+    @property
+    def file_name(self) -> str:
+        """What the publisher calls the file."""
+        return file_name(self.url)
+
+    @property
+    def parameters(self) -> int:
+        """How many trainable parameters the architecture has."""
+        return parameters(self.config)
+
+    @property
+    def statistics(self) -> int:
+        """How many running means and variances the architecture has."""
+        norms = [layer.shapes for layer in layers(self.config) if layer.kind == "norm"]
+        return sum(shapes["running_mean"][0] + shapes["running_var"][0] for shapes in norms)
+
+    @property
+    def multiply_adds(self) -> int:
+        """The multiply-adds of one image of the size that the net takes."""
+        return multiply_adds(self.config, (self.side,) * self.config.dimensions)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the weights."""
+        if self.hash:
+            return ()
+        return (
+            f"{self.name}: the publisher states no hash, so the file was only held to the architecture that it should "
+            "have",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: what is known, and what is computed."""
+        return {
+            "name": self.name,
+            "variant": self.variant,
+            "layout": self.layout,
+            "url": self.url,
+            "hash": self.hash or None,
+            "parameters": self.parameters,
+            "statistics": self.statistics,
+            "published_parameters": self.published_parameters,
+            "multiply_adds": self.multiply_adds,
+            "top1": self.top1,
+            "top5": self.top5,
+            "classes": self.classes or None,
+            "preprocessing": self.preprocessing.to_dict(),
+            "licence": self.licence,
+            "source": self.source,
+            "config": self.config.to_dict(),
+        }
+
+
+def file_name(url: str) -> str:
+    """The last part of an address."""
+    return posixpath.basename(unquote(urlsplit(url).path))
