@@ -22,6 +22,7 @@ SPREAD = (
     "test_command_line_parity.py",
     "test_conversion.py",
     "test_ecosystem.py",
+    "test_hostile_inputs.py",
     "test_interruption.py",
     "test_parity.py",
     "test_size.py",

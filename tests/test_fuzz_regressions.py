@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -65,6 +67,15 @@ def with_signalling_nans(suffix: str) -> bytes:
         return changed.read_bytes()
 
 
+def images_with(value: np.uint64) -> bytes:
+    """A npz file of float64 images of which one value has these bits."""
+    images = np.zeros((2, 4, 4, 3))
+    images.reshape(-1).view(np.uint64)[5] = value
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images)
+    return buffer.getvalue()
+
+
 FOUND: dict[str, tuple[str, Callable[[], bytes], bool]] = {
     "a layout that extends one of an overlong name": (
         "layout",
@@ -73,6 +84,7 @@ FOUND: dict[str, tuple[str, Callable[[], bytes], bool]] = {
     ),
     "signalling NaNs in pth": ("pth", lambda: with_signalling_nans(".pth"), True),
     "signalling NaNs in h5": ("h5", lambda: with_signalling_nans(".h5"), True),
+    "a signalling NaN among images": ("npz", lambda: images_with(np.uint64(0x7FF0_0000_0000_0001)), False),
     "signalling NaNs in safetensors": ("safetensors", lambda: with_signalling_nans(".safetensors"), True),
 }
 
@@ -147,11 +159,13 @@ def test_a_reader_that_misbehaves_is_found_out(
         hold_for_weights(tmp_path / "x.pth")
 
 
-def test_the_command_runs_for_as_long_as_it_was_told_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_command_runs_for_as_long_as_it_was_told_and_leaves_nothing(tmp_path: Path, jobs: int) -> None:
     command = Path(__file__).parent / "fuzz" / "run.py"
-    options = ["--reader", "layout", "--seconds", "1", "--engine", "hypothesis", "--found", tmp_path]
+    options = ["--reader", "layout", "--seconds", "1", "--jobs", str(jobs)]
+    options += ["--engine", "hypothesis", "--found", tmp_path]
     done = subprocess.run([sys.executable, command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "files, of which" in done.stdout
+    assert re.match(r"(atheris .*\n)?== layout \(hypothesis\)\nfiles tried: [0-9]+, of which", done.stdout)
     assert done.stdout.endswith("nothing found\n")
     assert list(tmp_path.iterdir()) == []

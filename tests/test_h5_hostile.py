@@ -120,6 +120,33 @@ def test_external_links_are_refused_in_the_newer_kind_of_group(tmp_path: Path) -
     refused(tmp_path / "x.h5", "/conv is no hard link but external")
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("place", ["unused", "conv/unused", "relu/unused", "optimizer_weights/a/b/unused"])
+@pytest.mark.parametrize("kind", ["soft", "external"])
+def test_links_that_lead_elsewhere_are_refused_where_nobody_needs_them(
+    tmp_path: Path, kind: str, place: str, libver: str
+) -> None:
+    for write in (good, good_keras3):
+        path = write(tmp_path / "x.h5")
+        with h5py.File(path, "a", libver=libver) as file:
+            file[place] = h5py.SoftLink("/nowhere") if kind == "soft" else h5py.ExternalLink("/etc/passwd", "/")
+        refused(path, f"/{place} is no hard link but {kind}")
+
+
+def test_many_groups_below_one_long_name_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Their paths together would take two hundred times the file."""
+    name = "a" * 60_000
+    for count in (5, 2_000):
+        path = good_keras3(tmp_path / "x.h5")
+        with h5py.File(path, "a", libver="latest") as file:
+            outer = file.create_group(name)
+            for number in range(count):
+                outer.create_group(str(number))
+        if count == 5:
+            assert len(read_all(path)) == 1
+    refused(path, "refer to each other again and again", most=32 * MEBIBYTE)
+
+
 def test_a_path_is_not_followed_round_a_group_that_holds_itself(tmp_path: Path) -> None:
     path = good(tmp_path / "x.h5")
     with h5py.File(path, "a") as file:
@@ -548,6 +575,21 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         for length in [*range(1, 100), *range(100, len(data), 61), len(data) - 1]:
             path.write_bytes(data[:length])
             refused(path, "truncated|is no HDF5 file|ends early")
+
+
+@pytest.mark.parametrize("options", [{}, {"libver": "latest"}, {"userblock_size": 1024}])
+def test_bytes_behind_the_end_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    """The library cuts a file to the end that it records, also where much of it was deleted again."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w", **options) as file:
+        file["layers/conv2d/vars/0"] = VALUES
+        for number in range(20):
+            file[f"more/{number}"] = np.zeros(1000)
+    with h5py.File(path, "a") as file:
+        del file["more"]
+    assert len(read_all(path)) == 1
+    path.write_bytes(path.read_bytes() + b"more")
+    refused(path, "it goes on behind its end: [0-9]+ bytes were written, [0-9]+ are there")
 
 
 def test_what_is_no_hdf5_file_is_refused(tmp_path: Path) -> None:

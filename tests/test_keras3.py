@@ -267,6 +267,21 @@ def test_an_archive_whose_descriptions_would_fill_the_memory_is_refused(tmp_path
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("change", "what"), [(b"more", "goes on behind its end"), (None, "is truncated")])
+def test_an_archive_whose_weights_are_longer_or_shorter_than_they_say_is_refused(
+    tmp_path: Path, change: bytes | None, what: str
+) -> None:
+    weights = saved(tmp_path / "model.weights.h5", {"layers/dense": 2}).read_bytes()
+    for content in (weights, weights + change if change else weights[:-1]):
+        with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+            archive.writestr("config.json", b'{"class_name": "Functional", "config": {}}')
+            archive.writestr("model.weights.h5", content)
+        if content == weights:
+            formats.read(tmp_path / "x.keras").close()
+    with pytest.raises(FormatError, match=f"it {what}: {len(weights)} bytes were written, {len(content)} are there"):
+        formats.read(tmp_path / "x.keras")
+
+
 def test_an_archive_with_damaged_weights_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "model.weights.h5", {"layers/dense": [[[7.5, 7.25]], [1.5]]})
     with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import VARIANTS, DenseNetConfig
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.frameworks import KERAS, TORCH
+from denseport.layouts.template import Template, outline
 
 ROWS = [(net, layout) for net, (_, spelled_by) in SMALL.items() for layout in spelled_by]
 PAIRS = [(net, *pair) for net, (_, spelled_by) in SMALL.items() for pair in itertools.permutations(spelled_by, 2)]
@@ -143,6 +145,74 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named_at_once() -> Non
     assert "features.transition1.conv.weight (17, 33, 1, 1) should be (17, 34, 1, 1)" in message
 
 
+@pytest.mark.parametrize(
+    ("layout", "stem"),
+    [
+        ("torchvision", "features.conv0.weight"),
+        ("keras-applications", "conv1_conv/kernel"),
+        ("denseport", "stem.conv."),
+    ],
+)
+def test_a_missing_stem_is_named_with_all_else_that_is_missing(layout: str, stem: str) -> None:
+    arrays = spelled(PLAIN, layout)
+    first, last = next(iter(arrays)), list(arrays)[-1]
+    assert first.startswith(stem)
+    del arrays[first], arrays[last]
+    with pytest.raises(LayoutError, match=rf"nearest is {layout}: missing {first}, {last};"):
+        detect(checkpoint(arrays))
+
+
+def test_a_missing_first_convolution_of_a_deep_stem_is_named() -> None:
+    arrays = spelled(SMALL["deep stem"][0], "timm-deep")
+    first = next(iter(arrays))
+    del arrays[first]
+    with pytest.raises(LayoutError, match=f"nearest is timm-deep: missing {first};"):
+        detect(checkpoint(arrays))
+
+
+@pytest.mark.parametrize(
+    ("shape", "should"),
+    [
+        ((18, 3, 7), "should be"),
+        ((18, 3, 7, 7, 7), "should be"),
+        ((17, 3, 7, 7), r"should be \(18, 3, 7, 7\);"),
+        ((18, 3, 7, 5), r"should be \(18, 3, 7, 7\);"),
+        ((18,), "which no such layer is"),
+        ((18, 0, 7, 7), "which no such layer is"),
+    ],
+)
+def test_a_misshapen_stem_is_named_alone(shape: tuple[int, ...], should: str) -> None:
+    arrays = spelled(PLAIN, "torchvision") | {"features.conv0.weight": np.zeros(shape, np.float32)}
+    with pytest.raises(LayoutError, match=rf"misshapen features\.conv0\.weight .*{should}") as caught:
+        detect(checkpoint(arrays))
+    assert str(caught.value).count("should be") <= 1
+
+
+def test_a_misshapen_stem_without_a_norm_is_named_alone() -> None:
+    arrays = spelled(SMALL["CIFAR"][0], "gpleiss")
+    name = next(iter(arrays))
+    arrays[name] = arrays[name][1:]
+    with pytest.raises(LayoutError, match=rf"misshapen {name} \(11, 3, 3, 3\) should be \(12, 3, 3, 3\);"):
+        detect(checkpoint(arrays))
+
+
+def test_a_misshapen_transition_is_named_alone() -> None:
+    arrays = spelled(PLAIN, "torchvision")
+    name = "features.transition1.conv.weight"
+    arrays[name] = arrays[name][1:]
+    with pytest.raises(LayoutError, match=r"misshapen features\.transition1\.conv\.weight \(16, 34") as caught:
+        detect(checkpoint(arrays))
+    assert str(caught.value).count("should be") == 1
+
+
+def test_a_head_without_outputs_is_refused() -> None:
+    arrays = spelled(SMALL["no classifier"][0], "torchvision")
+    features = arrays["features.norm5.weight"].size
+    arrays |= {"fc.weight": np.zeros((0, features), np.float32), "fc.bias": np.zeros(0, np.float32)}
+    with pytest.raises(LayoutError, match=r"unexpected fc\.weight, fc\.bias"):
+        detect(checkpoint(arrays))
+
+
 def test_at_most_twenty_names_are_listed_and_the_rest_counted() -> None:
     arrays = spelled(VARIANTS["densenet121"], "torchvision")
     kept = {name: array for name, array in arrays.items() if "denseblock3" not in name or name.endswith("conv2.weight")}
@@ -164,6 +234,23 @@ def test_what_a_layout_must_have_is_missed_and_not_explained_away(gone: str) -> 
 def test_tensors_of_something_else_are_refused() -> None:
     with pytest.raises(LayoutError, match=r"fits no layout, and none comes near: its tensors are called layer1\.0"):
         detect(checkpoint({"layer1.0.conv1.weight": np.zeros((3, 3, 3, 3))}))
+
+
+def test_two_tensors_of_one_role_are_refused() -> None:
+    arrays = spelled(PLAIN, "keras-applications-2")
+    again = {name.replace("predictions", "fc1000"): array for name, array in arrays.items() if "predictions" in name}
+    with pytest.raises(LayoutError, match=r"fc1000/kernel stands for head\.classifier\.weight a second time"):
+        detect(checkpoint(arrays | again))
+
+
+def test_templates_take_names_of_any_length_in_no_time() -> None:
+    template = Template("a{b}.{l}_{t}-{s}")
+    assert template.indices("a1.2_3-4") == {"b": 1, "l": 2, "t": 3, "s": 4}
+    begun = time.process_time()
+    for name in ("a" + "1" * 10**6, "a1." * 10**5, "a1.1_" * 10**5, "1.1_1-" * 10**5):
+        assert template.indices(name) is None
+        outline(name)
+    assert time.process_time() - begun < 2
 
 
 def test_no_tensors_are_refused() -> None:

@@ -13,13 +13,11 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError
 from denseport.formats import keras3
 from denseport.formats.hdf5 import File, open_root
-from denseport.formats.model_config import parse_config
+from denseport.formats.model_config import MAX_CONFIG_BYTES, parse_config
 from denseport.formats.source_file import SourceFile
 from denseport.formats.zip.archive import ZipArchive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-# A config takes a kilobyte a layer; as Python's objects up to fifty times that.
-MAX_CONFIG_BYTES = 8 << 20
 MAX_METADATA_BYTES = 1 << 16
 
 

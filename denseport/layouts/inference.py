@@ -27,12 +27,9 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     it overrides what presence would suggest, so that a tensor the layout must have is missed and not explained away.
 
     Raises:
-        LayoutError: There is no stem convolution or no dense layer, or the numbers are beyond any DenseNet.
+        LayoutError: There is no stem convolution or no dense layer, or the numbers are beyond any DenseNet. Of each
+            kernel and scale, `is_possible` must hold.
     """
-    for name, shape in shapes.items():
-        owner, _, parameter = name.rpartition(".")
-        if parameter == "weight" and (len(shape) not in RANKS[kind(owner.removesuffix(".scale"))] or not all(shape)):
-            raise LayoutError(f"{name} has the shape {shape}, which no such layer has")
     stems = sorted((name, shape) for name, shape in shapes.items() if re.fullmatch(r"stem\.conv\d*\.weight", name))
     if not stems:
         raise LayoutError("there is no stem convolution")
@@ -54,13 +51,13 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
         raise LayoutError("no dense layer has its 3x3 convolution")
     transition_widths = []
     for t in range(1, blocks):
-        kernel, next_norm = shapes.get(f"transition{t}.conv.weight"), shapes.get(f"block{t + 1}.layer1.norm1.weight")
-        if not (kernel or next_norm):
+        width = _width(shapes, f"transition{t}.conv", (f"block{t + 1}.layer1.norm1",), f"block{t + 1}.layer1.conv1")
+        if width is None:
             raise LayoutError(f"transition {t} has no convolution")
-        transition_widths.append((kernel or next_norm or (0,))[0])
+        transition_widths.append(width)
     classifier = shapes.get("head.classifier.weight")
     present: dict[str, Any] = {
-        "dimensions": len(stems[0][1]) - 2,
+        "dimensions": _dimensions(shapes),
         "stem_kernel": stems[0][1][-1],
         "stem_norm": any(name.startswith("stem.norm") for name in shapes),
         "bottleneck_norm": not bottleneck or any(LAYER.match(name) and ".norm2." in name for name in shapes),
@@ -70,7 +67,7 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     config = DenseNetConfig(
         growth_rate=growth_rate,
         block_config=tuple(layers_of_block[block] for block in range(1, blocks + 1)),
-        stem_widths=tuple(shape[0] for _, shape in stems),
+        stem_widths=_stem_widths(shapes, [name.removesuffix(".weight") for name, _ in stems]),
         bottleneck_width=_usual(shape[0] for _, shape in _layer_tensors(shapes, "conv1.weight"))
         if bottleneck
         else None,
@@ -80,6 +77,33 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
         **{**present, **{fact: own for fact, own in architecture.items() if fact in present}},
     )
     return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))
+
+
+def is_possible(name: str, shape: Shape) -> bool:
+    """Whether a canonical kernel or scale may have this shape in any net: it has as many axes, and none is empty."""
+    owner, _, parameter = name.rpartition(".")
+    return parameter != "weight" or (len(shape) in RANKS[kind(owner.removesuffix(".scale"))] and all(shape))
+
+
+def _dimensions(shapes: Mapping[str, Shape]) -> int:
+    """The spatial axes that most kernels have."""
+    kernels = [shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 2]
+    return (_usual(len(shape) for shape in kernels) or 2) - 2
+
+
+def _stem_widths(shapes: Mapping[str, Shape], stems: list[str]) -> tuple[int, ...]:
+    widths = []
+    for stem, next_conv in zip(stems, [*stems[1:], "block1.layer1.conv1"], strict=True):
+        norms = [stem.replace("conv", "norm"), *(["block1.layer1.norm1"] if stem == stems[-1] else [])]
+        widths.append(_width(shapes, stem, norms, next_conv) or 0)
+    return tuple(widths)
+
+
+def _width(shapes: Mapping[str, Shape], conv: str, norms: Iterable[str], next_conv: str) -> int | None:
+    """The channels that a convolution gives: as most say of it, the norms that see them, and the next convolution."""
+    stated = [shapes[f"{name}.weight"][0] for name in (conv, *norms) if f"{name}.weight" in shapes]
+    stated += [shapes[f"{next_conv}.weight"][1]] if f"{next_conv}.weight" in shapes else []
+    return _usual(stated)
 
 
 def _head_shape(classifier: Shape, config: DenseNetConfig) -> tuple[int, ...]:

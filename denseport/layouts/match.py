@@ -12,7 +12,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig, Traits
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import Framework, Groups
-from denseport.layouts.inference import infer_config
+from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.order import canonical_by_order, in_order
 from denseport.layouts.spec import Layout, Spelling
 
@@ -164,8 +164,11 @@ def _fit(
                 roles[f"{canonical}.{own}"] = original
 
     canonical_shapes = {role: _role_shape(role, tensors[name].shape, framework) for role, name in roles.items()}
+    if impossible := [role for role, shape in canonical_shapes.items() if not is_possible(role, shape)]:
+        names = listed(f"{roles[role]} {tensors[roles[role]].shape}" for role in impossible)
+        return Misfit(layout, len(roles), f"misshapen {names}, which no such layer is", len(impossible))
     try:
-        config = infer_config(canonical_shapes, layout.architecture)
+        config = infer_config(_with_stem(canonical_shapes), layout.architecture)
     except LayoutError as error:
         return Misfit(layout, len(roles), str(error))
     head = _head(strangers, checkpoint, framework, config)
@@ -281,7 +284,15 @@ def _head(
     if own.keys() != {"weight", "bias"}:
         return ""
     kernel = framework.canonical_shape("dense", checkpoint.tensors[own["weight"]].shape)
-    return layer if len(kernel) == 2 and kernel[1] and kernel[1] % config.features == 0 else ""
+    return layer if len(kernel) == 2 and all(kernel) and kernel[1] % config.features == 0 else ""
+
+
+def _with_stem(canonical_shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """The shapes, and one for the first convolution where it is missing, so that all that is missing can be named."""
+    first = ("stem.conv.weight", "stem.conv1.weight")
+    if any(name in canonical_shapes for name in first):
+        return canonical_shapes
+    return {first["stem.conv2.weight" in canonical_shapes]: (1, 3, 7, 7), **canonical_shapes}
 
 
 def _is_counter(tensor: Tensor) -> bool:

@@ -2,94 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from denseport.config import Traits
-from denseport.errors import LayoutError, listed, quoted
+from denseport.errors import LayoutError, listed
+from denseport.layouts.model_layers import CONVOLUTIONS, JOINS, NORMALISATIONS, ModelLayer, model_layers
 
-CONVOLUTIONS = frozenset({"Conv1D", "Conv2D", "Conv3D", "Convolution2D"})
-NORMALISATIONS = frozenset({"BatchNormalization", "BatchNormalizationV1"})
-DENSENET_LAYERS = (
-    CONVOLUTIONS
-    | NORMALISATIONS
-    | {f"{kind}{n}D" for n in (1, 2, 3) for kind in ("ZeroPadding", "MaxPooling", "AveragePooling", "SpatialDropout")}
-    | {f"Global{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Average", "Max")}
-    | {
-        "InputLayer",
-        "Activation",
-        "ReLU",
-        "Softmax",
-        "Concatenate",
-        "Merge",
-        "Dense",
-        "Dropout",
-        "Flatten",
-        "Rescaling",
-    }
-    | {"Pad"}
-    | {"Functional", "Model", "Sequential", "Scale"}
-    | {"DenseNetBackbone", "DenseNetImageClassifier", "ImageClassifier"}
-)
-# Layers that may stand there under a name of their own package; everything else must be Keras' own.
-PACKAGES = ("denseport", "keras", "tensorflow.keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
-MAX_LAYERS = 100_000
+# What Keras 1, 2 and 3 call a convolution's stride and dilation.
+STRIDES = ("strides", "subsample", "subsample_length")
+DILATIONS = ("dilation_rate",)
+REMEDY = "save the weights of a DenseNet alone"
+RESAVE = "give them another and save the model again"
 
 
 def observed_traits(config: Mapping[str, Any]) -> dict[str, Any]:
     """The traits that a model's configuration states without doubt.
 
     Raises:
-        LayoutError: The model has layers that no DenseNet has, which the message names, or traits that make no sense.
+        LayoutError: The model has layers that no DenseNet has, normalisations of different epsilons or of none,
+            convolutions with strides or dilations that no DenseNet has, or traits that make no sense.
     """
-    layers = list(_layers(config))
-    if foreign := [f"{name} ({kind})" for kind, name, package, _ in layers if not _is_densenets(kind, package)]:
-        raise LayoutError(
-            f"the model has layers that no DenseNet has: {listed(foreign)}; save a DenseNet's weights alone"
-        )
+    layers = model_layers(config)
     traits: dict[str, Any] = {}
-    epsilons = [own.get("epsilon") for kind, _, _, own in layers if kind in NORMALISATIONS]
-    if epsilons and isinstance(epsilons[0], float) and all(epsilon == epsilons[0] for epsilon in epsilons):
-        traits["epsilon"] = epsilons[0]
-    stem = next((n for n, (kind, *_) in enumerate(layers) if kind in CONVOLUTIONS), None)
-    if stem is None:
-        return traits
-    _, _, _, own = layers[stem]
-    if own.get("padding") == "same":
-        traits["padding"] = "same"
-    elif any(kind.startswith("ZeroPadding") for kind, *_ in layers[:stem]):
-        traits["padding"] = "symmetric"
-    strides = own.get("strides", own.get("subsample"))
-    if isinstance(strides, list) and strides and all(side == strides[0] for side in strides):
-        traits["stem_stride"] = strides[0]
-    joined = max((n for n, (kind, *_) in enumerate(layers) if kind in ("Concatenate", "Merge")), default=None)
-    if joined is not None:
-        relu = any(kind == "ReLU" or own.get("activation") == "relu" for kind, _, _, own in layers[joined:])
-        traits["final_activation"] = "relu" if relu else "none"
-    traits["stem_pool"] = "max" if any(kind.startswith("MaxPooling") for kind, *_ in layers) else "none"
+    if normalisations := [layer for layer in layers if layer.kind in NORMALISATIONS]:
+        traits["epsilon"] = _epsilon(normalisations)
+    stem = next((n for n, layer in enumerate(layers) if layer.kind in CONVOLUTIONS), None)
+    if stem is not None:
+        traits |= _stem_traits(layers, stem)
+        joined = max((n for n, layer in enumerate(layers) if layer.kind in JOINS), default=None)
+        if joined is not None:
+            relu = any(layer.activation == "relu" for layer in layers[joined:])
+            traits["final_activation"] = "relu" if relu else "none"
+        traits["stem_pool"] = "max" if any(layer.kind.startswith("MaxPooling") for layer in layers) else "none"
     Traits(**traits)
     return traits
 
 
-def _is_densenets(kind: str, package: str) -> bool:
-    return kind in DENSENET_LAYERS and (kind == "Scale" or package.split(".")[0] in {p.split(".")[0] for p in PACKAGES})
+def _epsilon(normalisations: list[ModelLayer]) -> float:
+    """The one epsilon of all normalisations."""
+    if absurd := [layer for layer in normalisations if not 0 < _number(layer.config.get("epsilon")) < 100]:
+        raise LayoutError(
+            f"batch normalisations have a senseless epsilon: {_with(absurd, 'epsilon')}; save the model again"
+        )
+    if absurd := [layer for layer in normalisations if not 0 <= _number(layer.config.get("momentum", 0)) <= 1]:
+        raise LayoutError(
+            f"batch normalisations have a senseless momentum: {_with(absurd, 'momentum')}; save the model again"
+        )
+    usual = Counter(layer.config["epsilon"] for layer in normalisations).most_common(1)[0][0]
+    if others := [layer for layer in normalisations if layer.config["epsilon"] != usual]:
+        raise LayoutError(
+            f"batch normalisations have another epsilon than {usual}, which most have: {_with(others, 'epsilon')}; "
+            "a DenseNet has one: build the model with one and save it again"
+        )
+    return float(usual)
 
 
-def _layers(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-    """Class, name, package and configuration of each layer, nested models' layers in their place."""
-    pending: list[object] = [config]
-    for _ in range(MAX_LAYERS):
-        if not pending:
-            return
-        layer = pending.pop()
-        if not isinstance(layer, dict) or not isinstance(layer.get("class_name"), str):
-            raise LayoutError(f"the model's configuration lists {quoted(layer)} where a layer should be; save it again")
-        own = layer.get("config")
-        inner = own if isinstance(own, list) else own.get("layers") if isinstance(own, dict) else None
-        package = layer.get("registered_name") or layer.get("module") or "keras"
-        module = str(layer.get("module") or "keras")
-        named = str(package).partition(">")[0] if ">" in str(package) else module
-        name = own.get("name", "") if isinstance(own, dict) else ""
-        yield layer["class_name"].rpartition(">")[2], str(name), named, own if isinstance(own, dict) else {}
-        pending.extend(reversed(inner) if isinstance(inner, list) else [])
-    raise LayoutError("the model's configuration lists more layers than any DenseNet has; save its weights alone")
+def _stem_traits(layers: list[ModelLayer], stem: int) -> dict[str, Any]:
+    """Padding and stride of the first convolution; the others have neither stride nor dilation."""
+    first, *others = [layer for layer in layers if layer.kind in CONVOLUTIONS]
+    if odd := [layer for layer in others if _steps(layer, STRIDES) != {1}]:
+        raise LayoutError(f"convolutions have strides that no DenseNet has there: {_with(odd, *STRIDES)}; {REMEDY}")
+    if odd := [layer for layer in (first, *others) if _steps(layer, DILATIONS) != {1}]:
+        raise LayoutError(f"convolutions are dilated, as no DenseNet's are: {_with(odd, *DILATIONS)}; {REMEDY}")
+    traits: dict[str, Any] = {}
+    if first.config.get("padding", first.config.get("border_mode")) == "same":
+        traits["padding"] = "same"
+    elif any(layer.kind.startswith("ZeroPadding") for layer in layers[:stem]):
+        traits["padding"] = "symmetric"
+    strides = _steps(first, STRIDES)
+    if len(strides) > 1:
+        raise LayoutError(f"the stem has unequal strides: {_with([first], *STRIDES)}; {REMEDY}")
+    if any(key in first.config for key in STRIDES):
+        traits["stem_stride"] = strides.pop()
+    return traits
+
+
+def _steps(layer: ModelLayer, keys: tuple[str, ...]) -> set[int]:
+    """A convolution's strides or dilations, which are 1 where none are stated."""
+    stated = next((layer.config[key] for key in keys if key in layer.config), 1)
+    steps = stated if isinstance(stated, list) and stated else [stated]
+    if not all(type(step) is int for step in steps):
+        raise LayoutError(f"a convolution's {keys[0]} are no whole numbers: {_with([layer], *keys)}; {REMEDY}")
+    return set(steps)
+
+
+def _number(value: object) -> float:
+    """The number, or NaN, which lies in no range, for what is none."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _with(layers: list[ModelLayer], *keys: str) -> str:
+    """The layers' names, each with what it states under the first of the keys that it has."""
+    return listed(
+        f"{layer.name} ({next((layer.config[key] for key in keys if key in layer.config), None)})" for layer in layers
+    )

@@ -129,6 +129,13 @@ def safetensors_header(data: bytes, chance: Random, others: Sequence[bytes] = ()
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
+def npy_header(data: bytes, chance: Random, others: Sequence[bytes] = ()) -> bytes:
+    """A change to the header of an npy array of version 1, whose length is right again."""
+    length = int.from_bytes(data[8:10], "little")
+    header = chance.choice((json_values, json_values, blind))(data[10 : 10 + length], chance, others)[: 1 << 15]
+    return data[:8] + len(header).to_bytes(2, "little") + header + data[10 + length :]
+
+
 def _flip(data: bytearray, chance: Random, _: Sequence[bytes]) -> bytes:
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     return bytes(data)

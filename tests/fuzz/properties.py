@@ -13,14 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from densenets import SMALL, canonical_weights
 
 from denseport import formats, inspect, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
+from denseport.config import DenseNetConfig
 from denseport.errors import DenseportError, FormatError, LayoutError, UsageError, printable
+from denseport.parity.images import arrays
 
 SECONDS = 5
 BYTES = 512 << 20
+CLASSES = 5
+NET_OF_IMAGES = DenseNetConfig(num_classes=CLASSES)
 PACKAGE = Path(formats.__file__).parents[1]
 # Whatever would touch something beside the file, by the names of Python's audit events.
 FORBIDDEN = ("os.", "shutil.", "subprocess.", "socket.", "pty.", "ctypes.", "pickle.", "tempfile.", "webbrowser.")
@@ -73,6 +78,30 @@ def hold_for_layouts(path: Path) -> bool:
                 layouts.from_canonical(weights, layout, layout.frameworks[0])
         except LayoutError as error:
             _check_lines(str(error))
+    return True
+
+
+def hold_for_images(path: Path) -> bool:
+    """Reads all images and labels of a npz file, as `--inputs` does; False where it is refused.
+
+    Raises:
+        BrokenPropertyError: Something else came of it than finite images or a refusal in one line.
+    """
+    try:
+        with _bounded(path):
+            shape, labels = arrays.checked(path, NET_OF_IMAGES)
+            if labels is not None and not (labels.shape == shape[:1] and labels.min() >= 0 and labels.max() < CLASSES):
+                raise BrokenPropertyError(f"labels {labels} of {shape[0]} images")
+            count = 0
+            for images in arrays.NpzImages(path).batches(shape, 2):
+                count += len(images)
+                if images.shape[1:] != shape[1:] or images.dtype != np.float32 or not np.isfinite(images).all():
+                    raise BrokenPropertyError(f"{images.dtype} images of shape {images.shape}, which was to be {shape}")
+            if count != shape[0]:
+                raise BrokenPropertyError(f"{count} images of {shape[0]}")
+    except UsageError as error:
+        _check_refusal(error, path)
+        return False
     return True
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from fuzz import edits, seeds
-from fuzz.properties import hold_for_layouts, hold_for_weights
+from fuzz.properties import hold_for_images, hold_for_layouts, hold_for_weights
 
 Edit = Callable[[bytes, Random, Sequence[bytes]], bytes]
 
@@ -27,7 +27,7 @@ class Reader:
     @property
     def seeds(self) -> list[bytes]:
         """Small valid files."""
-        return seeds.of_layouts() if self.name == "layout" else _weights()[self.name]
+        return {"layout": seeds.of_layouts, "npz": seeds.of_images}.get(self.name, lambda: _weights()[self.name])()
 
     def changed(self, data: bytes, chance: Random) -> bytes:
         """The file with some changes."""
@@ -51,6 +51,12 @@ def _keras(name: str, content: bytes, chance: Random) -> bytes:
     return chance.choice(ways)(content, chance, ())
 
 
+def _npy(name: str, content: bytes, chance: Random) -> bytes:
+    return chance.choice((edits.npy_header, edits.blind) if name.endswith(".npy") else (edits.blind,))(
+        content, chance, ()
+    )
+
+
 READERS = {
     reader.name: reader
     for reader in (
@@ -60,6 +66,7 @@ READERS = {
         Reader("keras3", ".weights.h5", (edits.blind, edits.resealed)),
         Reader("keras", ".keras", (edits.blind, edits.inside_zip(_keras), edits.inside_zip(_keras))),
         Reader("safetensors", ".safetensors", (edits.blind, edits.safetensors_header)),
+        Reader("npz", ".npz", (edits.blind, edits.inside_zip(_npy), edits.inside_zip(_npy)), hold_for_images),
         Reader("layout", ".toml", (edits.blind, edits.json_values), hold_for_layouts),
     )
 }

@@ -1,10 +1,12 @@
-"""Fuzzes the readers: `python tests/fuzz/run.py [--reader NAME] [--seconds N] [--engine NAME] [--found FOLDER]`.
+"""Fuzzes the readers of weights, layouts and images.
 
-Without `--reader`, all of them, one after the other, `--seconds` each: half of that by hypothesis, which changes valid
+`python tests/fuzz/run.py [--reader NAME] [--seconds N] [--jobs N] [--engine NAME] [--found FOLDER]`
+
+Without `--reader`, all of them, `--seconds` each, `--jobs` at once: half of that by hypothesis, which changes valid
 files blindly and with knowledge of their structure, half by atheris, which looks for changes that reach new code.
 
-- In CI: `python tests/fuzz/run.py --seconds 60` (seven minutes).
-- The long run: `nice python tests/fuzz/run.py --seconds 600` (seventy minutes).
+- In CI: `python tests/fuzz/run.py --seconds 60 --jobs 2` (four minutes on two cores).
+- The long run: `nice python tests/fuzz/run.py --seconds 600 --jobs 2` (forty minutes).
 
 Exit status 1 where a file breaks a property (`properties.py`); it lies in FOLDER, a new temporary one by default, and
 `python tests/fuzz/run.py --reader NAME --file FILE` tries it again. What was found once is built again by
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from random import Random
 
@@ -32,6 +35,9 @@ ENGINES = ("hypothesis", "atheris")
 # atheris keeps what reaches new code; beyond this a file is only slower.
 LARGEST = 1 << 18
 EXAMPLES_OF_A_ROUND = 100
+# How the lines begin that are worth reading where nothing was found: our own, and libFuzzer's count of files.
+OWN_SUMMARY = "files tried: "
+SUMMARIES = (OWN_SUMMARY, "stat::number_of_executed_units")
 
 
 def main() -> int:
@@ -41,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reader", choices=READERS, help="only this one")
     parser.add_argument("--seconds", type=int, default=60, help="for each reader")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     parser.add_argument("--engine", choices=ENGINES, help="only this one")
     parser.add_argument("--found", type=Path, help="folder for files that break a property")
     parser.add_argument("--file", type=Path, help="only try this file, which needs --reader")
@@ -59,19 +66,37 @@ def main() -> int:
         print("atheris is not installed: hypothesis alone")
         engines = ["hypothesis"]
     failed = []
-    for reader in [asked.reader] if asked.reader else READERS:
-        for engine in engines:
-            options = ["--engine", engine, "--seconds", str(asked.seconds // len(engines)), "--found", str(found)]
-            print(f"== {reader}, {engine}", flush=True)
-            # A process each: atheris ends its own, and what one leaves behind is not another's.
-            with tempfile.TemporaryDirectory(prefix="fuzz-work-") as work:
-                command = [sys.executable, __file__, "--reader", reader, *options, "--work", work]
-                if subprocess.run(command, check=False).returncode:
-                    failed.append(f"{reader} ({engine})")
+    with ThreadPoolExecutor(asked.jobs) as jobs:
+        seconds = asked.seconds // len(engines)
+        readers = [asked.reader] if asked.reader else list(READERS)
+        runs = {
+            jobs.submit(in_a_process, reader, engine, seconds, found): f"{reader} ({engine})"
+            for reader in readers
+            for engine in engines
+        }
+        for run in as_completed(runs):
+            status, output = run.result()
+            if status:
+                failed.append(runs[run])
+            else:
+                output = "".join(line for line in output.splitlines(keepends=True) if line.startswith(SUMMARIES))
+            print(f"== {runs[run]}\n{output}", end="", flush=True)
     if not failed and asked.found is None:
         found.rmdir()
     print(f"found in {', '.join(failed)}: see {found}" if failed else "nothing found")
     return bool(failed)
+
+
+def in_a_process(reader: str, engine: str, seconds: int, found: Path) -> tuple[int, str]:
+    """One engine's run over one reader, its exit status and all that it printed.
+
+    A process each: atheris ends its own, and what one leaves behind is not another's.
+    """
+    with tempfile.TemporaryDirectory(prefix="fuzz-work-") as work:
+        options = ["--engine", engine, "--seconds", str(seconds), "--found", str(found), "--work", work]
+        command = [sys.executable, __file__, "--reader", reader, *options]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
 
 
 def with_hypothesis(name: str, seconds: int, found: Path, work: Path) -> int:
@@ -105,7 +130,7 @@ def with_hypothesis(name: str, seconds: int, found: Path, work: Path) -> int:
             traceback.print_exc()
             print(f"{kept}: {type(error).__name__}: {str(error)[:400]}")
             return 1
-    print(f"{sum(outcomes.values())} files, of which {outcomes[True]} were read and the others refused")
+    print(f"{OWN_SUMMARY}{sum(outcomes.values())}, of which {outcomes[True]} were read and the others refused")
     return 0
 
 

@@ -7,10 +7,12 @@ import json
 import pickle
 import struct
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from densenets import canonical_weights
 
 from denseport import formats, layouts
@@ -61,6 +63,21 @@ def of_weights(folder: Path) -> dict[str, list[bytes]]:
         "keras": [_keras(files["x.weights.h5"]), _keras(files["few-x.weights.h5"])],
         "safetensors": [files["x.safetensors"], files["few-x.safetensors"]],
     }
+
+
+@cache
+def of_images() -> list[bytes]:
+    """Archives of a few images of three channels, in several types, stored and deflated, with labels or without."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (3, 4, 5, 3)), np.arange(3)
+    files = []
+    for dtype in ("u1", "<f4", ">f8"):
+        for save in (np.savez, np.savez_compressed):
+            for arrays in ({}, {"labels": labels}):
+                buffer = io.BytesIO()
+                save(buffer, images=images.astype(dtype), **arrays)
+                files.append(buffer.getvalue())
+    return files
 
 
 def of_layouts() -> list[bytes]:

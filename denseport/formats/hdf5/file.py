@@ -37,7 +37,8 @@ class File:
         collections: Of strings, by address: where each string lies and its length.
 
     Raises:
-        FormatError: The file cannot be opened, is no HDF5 file, is truncated, or was not closed by its writer.
+        FormatError: The file cannot be opened, is no HDF5 file, is shorter or longer than its writer left it, which
+            cuts it to what it has written, or was not closed.
 
     Source: section II.A, "Disk Format: Level 0A - Format Signature and Superblock".
     """
@@ -166,8 +167,9 @@ class File:
             raise self.refused(
                 f"it has addresses of {offset_size} and sizes of {length_size} bytes", "save it with Keras"
             )
-        if end - base > self.size:
-            raise self.broken(f"it is truncated: {end - base} bytes were written, {self.size} are there")
+        if end - base != self.size:
+            what = "is truncated" if end - base > self.size else "goes on behind its end"
+            raise self.broken(f"it {what}: {end - base} bytes were written, {self.size} are there")
         return version, root
 
 

@@ -1,4 +1,4 @@
-"""Groups and their links, of which only hard ones are followed."""
+"""Groups and their links, which must all be hard ones."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Group:
         self._file = file
         self._header = header
         self._opened: dict[str, Group | Dataset] = {}
+        # Of what was looked at and is not opened yet: to read them again would take time, since they have checksums.
+        self._headers: dict[str, Header] = {}
         self.path = path
         self.address = header.address
 
@@ -49,9 +51,15 @@ class Group:
         """Every link by name: in order of creation where the file records it, else by name.
 
         Raises:
-            FormatError: The index of the group is broken, or a name occurs twice.
+            FormatError: The index of the group is broken, a name occurs twice, or a link is no hard one.
         """
         found = sorted(self._links(), key=lambda link: (link.order, link.name))
+        for link in found:
+            if link.kind != "hard":
+                raise self._file.refused(
+                    f"{quoted(f'{self.path}/{link.name}')} is no hard link but {link.kind}, which may lead anywhere",
+                    "save the weights themselves into one file with Keras",
+                )
         links = {link.name: link for link in found}
         if len(links) != len(found):
             raise self._file.broken(f"{self._header.what} has two links of one name")
@@ -70,19 +78,15 @@ class Group:
         """What the hard link of this name leads to.
 
         Raises:
-            FormatError: There is no such link, it is no hard link, or it leads to no sound group or dataset.
+            FormatError: As for `links`, or there is no such link, or it leads to no sound group or dataset.
         """
         if name not in self._opened:
             link = self.links.get(name)
-            where = f"{self.path}/{name}"
+            where = self._below(name)
             if link is None:
                 raise self._file.broken(f"{quoted(where)} is named but is not there")
-            if link.kind != "hard":
-                raise self._file.refused(
-                    f"{quoted(where)} is no hard link but {link.kind}, which may lead anywhere",
-                    "save the weights themselves into one file with Keras",
-                )
-            self._opened[name] = _open(self._file, link.address, where)
+            header = self._headers.pop(name, None) or read_header(self._file, link.address, quoted(where))
+            self._opened[name] = _open(self._file, header, where)
         return self._opened[name]
 
     def find(self, path: str) -> Group | Dataset:
@@ -123,6 +127,32 @@ class Group:
             raise self._file.broken(f"{quoted(found.path)} is a group where a dataset was expected")
         return found
 
+    def require_hard_links(self) -> None:
+        """Looks at the links of every group below, needed or not; datasets are not opened.
+
+        Raises:
+            FormatError: As for `links`, of any of them.
+        """
+        pending, seen = [self], {self.address}
+        while pending:
+            group = pending.pop()
+            for name, link in group.links.items():
+                if link.address in seen:
+                    continue
+                seen.add(link.address)
+                where = group._below(name)
+                header = read_header(self._file, link.address, quoted(where))
+                if _is_group(header):
+                    group._opened[name] = inner = Group(self._file, header, where)
+                    pending.append(inner)
+                else:
+                    group._headers[name] = header
+
+    def _below(self, name: str) -> str:
+        """The path of a link, which counts as work: one long name may stand before thousands of others."""
+        self._file.charge(len(self.path) + len(name))
+        return f"{self.path}/{name}"
+
     def _links(self) -> Iterator[Link]:
         """Source: sections IV.A.2.c, g and r, on the Link Info, Link and Symbol Table messages."""
         table = self._header.only(Kind.SYMBOL_TABLE, self._file)
@@ -161,19 +191,23 @@ def open_root(file: File) -> Group:
     """The group at the top of a file.
 
     Raises:
-        FormatError: There is none.
+        FormatError: There is none, or somewhere below it, needed or not, a link is no hard one.
     """
-    header = read_header(file, file.root, "the root group")
-    return Group(file, header, "")
+    root = Group(file, read_header(file, file.root, "the root group"), "")
+    root.require_hard_links()
+    return root
 
 
-def _open(file: File, address: int, path: str) -> Group | Dataset:
-    header = read_header(file, address, quoted(path))
+def _open(file: File, header: Header, path: str) -> Group | Dataset:
     if Kind.LAYOUT in header.messages:
         return Dataset(file, header, path, partial(_dtype_mark, file, header))
-    if Kind.SYMBOL_TABLE in header.messages or Kind.LINK_INFO in header.messages:
+    if _is_group(header):
         return Group(file, header, path)
     raise file.broken(f"{quoted(path)} is neither a group nor a dataset")
+
+
+def _is_group(header: Header) -> bool:
+    return Kind.SYMBOL_TABLE in header.messages or Kind.LINK_INFO in header.messages
 
 
 def _dtype_mark(file: File, header: Header) -> str | None:

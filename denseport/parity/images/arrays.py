@@ -77,7 +77,7 @@ class NpzImages:
                     images = _values(data, header.dtype, (min(size, shape[0] - at), *shape[1:]))
                     if self.preprocessing is not None:
                         images = preprocess(images, self.preprocessing)
-                    with np.errstate(over="ignore"):
+                    with np.errstate(over="ignore", invalid="ignore"):
                         images = images.astype(np.float32)
                     self._require_finite(images, at)
                     yield images
