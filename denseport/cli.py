@@ -20,7 +20,7 @@ from denseport.errors import DenseportError, UsageError, VerificationError, prin
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
-FORMATS = click.Choice(["pth", "h5", "safetensors"])
+FORMATS = click.Choice(["pth", "h5", "safetensors", "keras"])
 SOURCES = click.Choice(["pth", "h5", "safetensors", "keras"])
 UNHARMED = "no file was left half-written"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -124,6 +124,7 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
     SRC is a file, or the name of a preset, which is downloaded where it is not in the cache.
     Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
     A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
+    With --to-layout timm, DST is a folder that timm opens; with --to-layout keras-hub and no suffix, one for keras_hub.
     """
     from denseport.conversion import convert as run
 

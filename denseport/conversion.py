@@ -7,16 +7,17 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
-from denseport import formats, layouts
+from denseport import exports, formats, layouts
 from denseport.architecture import parameters
 from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, LayoutError, UsageError, listed, quoted
+from denseport.exports.folders import replacing_folder
 from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.loading import opened, sha256
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from denseport.parity.report import ParityReport
 
 DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
-NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras"}
-DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5"}
+NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras", **exports.FRAMEWORKS}
+DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5", "keras": ".keras"}
 MAX_CLASSES = 1_000_000
 COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
 
@@ -106,9 +107,11 @@ def convert(
 
     Args:
         src: The file to read, or the name of a preset, which is downloaded where it is not in the cache.
-        dst: The file to write; None gives `src` the suffix of `to_format`.
+        dst: The file to write, or the folder where `to_layout` is `timm`, or is `keras-hub` and `dst` has no suffix;
+            None gives `src` the suffix of `to_format`.
         from_format: `pth`, `h5` or `safetensors`, where the content is to be held to it.
-        to_format: The same for `dst`; None goes by its suffix.
+        to_format: `pth`, `h5`, `safetensors` or `keras`, a whole model of plain Keras layers; None goes by
+            `dst`'s suffix.
         from_layout: A layout's name or TOML file, where it is not to be detected.
         to_layout: The same for `dst`; None takes `torchvision` for pth and safetensors, `keras-applications` for h5,
             and `denseport` where that one cannot express the architecture.
@@ -138,20 +141,25 @@ def convert(
         from_layout = from_layout or preset.layout
         if dst is None:
             raise UsageError(f"{preset.name}: nothing says where to; give a target file")
-    target, to_format = target_path(source, dst, to_format)
+    folder = exports.folder_kind(None if dst is None else Path(dst), to_format, to_layout)
+    target, to_format = target_path(source, dst, folder or to_format)
     head = head if classes is None else "drop"
     if verify:
         require_parity(keras_backend(comparing.get("keras_backend")))
-    formats.sniff(source)
+    for file in formats.files(source):
+        formats.sniff(file)
     before = _identity(source)
     with (
         _in_background(sha256, source) as hashed,
         opened(source, from_layout, from_format, head) as (checkpoint, found),
-        replacing(target, force=force) as temporary,
+        _replacing(target, to_format, force) as temporary,
     ):
         weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
-        layout, notes = _target_layout(weights.config, to_format, to_layout, allow_trait_mismatch, compensate_epsilon)
+        wanted = (
+            exports.layout_for(to_format, weights.config, to_layout) if to_format in exports.FRAMEWORKS else to_layout
+        )
+        layout, notes = _target_layout(weights.config, to_format, wanted, allow_trait_mismatch, compensate_epsilon)
         if head == "drop" and classes is None and found.config.num_classes is not None:
             notes.append("the classifier was left out: a model that has one will not load this file strictly")
         if not allow_nonfinite:
@@ -165,7 +173,10 @@ def convert(
         framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
         tensors = layouts.from_canonical(weights, layout, framework)
         metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
-        formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))
+        if to_format in exports.FRAMEWORKS:
+            notes += exports.write(to_format, weights, layout, metadata, found.layout.preprocessing, temporary)
+        else:
+            formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))
         confirm(tensors, temporary)
         if _identity(source) != before:
             raise FormatError(f"{source}: changed while it was read; run the conversion again")
@@ -193,7 +204,7 @@ def convert(
                 source,
                 temporary,
                 layout_a=from_layout,
-                layout_b=to_layout,
+                layout_b=wanted,
                 head=head,
                 same_traits=allow_trait_mismatch,
                 **comparing,
@@ -208,7 +219,7 @@ def _check_options(head: str, classes: int | None, dtype: str, to_format: str | 
     for option, value, allowed in (
         ("head", head, get_args(Head)),
         ("dtype", dtype, get_args(Dtype)),
-        ("to_format", to_format, (None, *DEFAULT_LAYOUT)),
+        ("to_format", to_format, (None, *DEFAULT_SUFFIX)),
     ):
         if value not in allowed:
             raise UsageError(f"{option} must be one of {', '.join(map(str, allowed))}, not {quoted(value)}")
@@ -230,6 +241,13 @@ def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> 
     return source.with_name((stem or source.stem) + DEFAULT_SUFFIX[to_format]), to_format
 
 
+def _replacing(target: Path, to_format: str, force: bool) -> AbstractContextManager[Path]:
+    """The path to write to, a file or a folder, which takes the target's place in the end."""
+    if to_format in exports.FOLDERS:
+        return replacing_folder(target, exports.files(to_format), force=force)
+    return replacing(target, force=force)
+
+
 def _refuse_unsound(weights: layouts.Weights, source: Path) -> None:
     """Raises UsageError, with the names, where weights are NaN or Inf or a running variance is negative."""
     found = layouts.suspicious(weights)
@@ -247,10 +265,16 @@ def _target_layout(
         LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
     """
     layout = layouts.find_layout(to_layout or DEFAULT_LAYOUT[to_format])
-    mismatches = layouts.mismatches(layout, config)
+    mismatches = {
+        trait: sentence
+        for trait, sentence in layouts.mismatches(layout, config).items()
+        if trait not in exports.STATED.get(to_format, ())
+    }
     if compensate:
         mismatches.pop("epsilon", None)
-    if reason := layout.cannot_build(config):
+    # What an export cannot hold was refused when its layout was chosen.
+    reason = "" if to_format in exports.FRAMEWORKS else layout.cannot_build(config)
+    if reason:
         if to_layout is not None:
             raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
         return layouts.find_layout("denseport"), [f"written in layout denseport, since {reason}"]
@@ -296,7 +320,7 @@ def _in_background(work: Callable[[Path], str], path: Path) -> Iterator[Future[s
 def _identity(path: Path) -> tuple[int, ...]:
     """What changes when a file is replaced or written to; nothing where it is gone."""
     try:
-        status = path.stat()
-    except OSError:
+        every = [file.stat() for file in formats.files(path)]
+    except (OSError, UsageError):
         return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return tuple(figure for status in every for figure in (status.st_ino, status.st_size, status.st_mtime_ns))

@@ -33,14 +33,17 @@ def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits.
+    """The SHA-256 of a file's content, in hexadecimal digits; of a folder, that of its weights, file behind file.
 
     Raises:
         UsageError: The file cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        for each in formats.files(path):
+            with each.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        return digest.hexdigest()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
 

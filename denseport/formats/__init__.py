@@ -1,4 +1,4 @@
-"""Containers of named arrays: `pth`, `h5` and `safetensors`. Nothing here knows what a DenseNet is.
+"""Containers of named arrays: `pth`, `h5`, `safetensors`, and folders of them. Nothing here knows what a DenseNet is.
 
 Each module has the same two verbs: `read(path) -> Checkpoint` and `write(tensors, metadata, path)`.
 """
@@ -28,6 +28,7 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
         ".h5": "h5",
         ".hdf5": "h5",
         ".safetensors": "safetensors",
+        ".keras": "keras",
     }
 )
 
@@ -82,10 +83,15 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
     Raises:
         FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
-    found = sniff(path)
+    if path.is_dir():
+        checkpoint: Checkpoint = _module("folder").read(path)
+        found = checkpoint.format
+    else:
+        found = sniff(path)
+        checkpoint = _module(found).read(path)
     if format not in (None, found):
+        checkpoint.close()
         raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out")
-    checkpoint: Checkpoint = _module(found).read(path)
     count, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
     if count > MAX_TENSORS or letters > MAX_LETTERS_OF_NAMES:
         checkpoint.close()
@@ -94,6 +100,18 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
             f"{MAX_LETTERS_OF_NAMES}, which no DenseNet has; save the weights of one net alone"
         )
     return checkpoint
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """The files that hold the weights: the path itself, or in a folder that a library wrote, one or two of them.
+
+    Raises:
+        UsageError: It is a folder that none of the libraries wrote.
+    """
+    if not path.is_dir():
+        return (path,)
+    found: tuple[Path, ...] = _module("folder").weights_files(path)
+    return found
 
 
 def write(
@@ -112,7 +130,8 @@ def write(
         FormatError: The container cannot hold these names or dtypes.
     """
     if format not in WRITABLE:
-        raise UsageError(f"{path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}")
+        more = "; convert writes .keras" if format == "keras" else ""
+        raise UsageError(f"{path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}{more}")
     if format == "h5":
         keras = _module("keras3" if path.name.endswith(".weights.h5") else "h5")
         keras.write(tensors, metadata, path, nesting)

@@ -26,12 +26,14 @@ DENSENET_LAYERS = (
     | JOINS
     | {f"{kind}{n}D" for n in (1, 2, 3) for kind in ("ZeroPadding", "MaxPooling", "AveragePooling", "SpatialDropout")}
     | {f"Global{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Average", "Max")}
-    | {"InputLayer", "Activation", "ReLU", "Softmax", "Dense", "Dropout", "Flatten", "Rescaling", "Pad"}
+    | {"InputLayer", "Activation", "ReLU", "Softmax", "Dense", "Dropout", "Flatten", "Rescaling", "Pad", "Permute"}
     | {"Functional", "Model", "Sequential", "Scale"}
     | {"DenseNetBackbone", "DenseNetImageClassifier", "ImageClassifier"}
 )
 # Layers that may stand there under a name of their own package; everything else must be Keras' own.
 PACKAGES = ("denseport", "keras", "tensorflow", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
+# What takes images whose channels come first to a net that computes channels last.
+CHANNELS_LAST = [2, 3, 1]
 ACTIVATIONS = ("linear", "relu")
 HEAD_ACTIVATIONS = (*ACTIVATIONS, "softmax", "sigmoid")
 LAMBDAS = ("__lambda__", "Lambda")
@@ -128,6 +130,8 @@ def _class(stated: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _is_densenets(layer: ModelLayer) -> bool:
+    if layer.kind == "Permute" and layer.config.get("dims") != CHANNELS_LAST:
+        return False
     return layer.kind in DENSENET_LAYERS and (layer.kind == "Scale" or layer.package in PACKAGES)
 
 

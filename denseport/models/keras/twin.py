@@ -1,7 +1,8 @@
 """The Keras twin: a reference DenseNet whose functions and names are those of `denseport.models.pytorch`.
 
 Images come in as (N, *spatial, C) and logits go out as (N, num_classes). Every function takes the tensor that enters
-and the canonical name of what it describes, `block1.layer3`, and returns the tensor that leaves.
+and the canonical name of what it describes, `block1.layer3`, and returns the tensor that leaves. A style says what
+other code bases call such layers, and how they train them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from denseport.architecture import stem_names
 from denseport.config import DenseNetConfig
 from denseport.errors import UsageError
 from denseport.models import require_fit
-from denseport.models.normalization import BatchNormalization
+from denseport.models.keras.style import TWIN, Style
 from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -43,18 +44,24 @@ def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:
 
     Source: Huang et al. 2017, table 1.
     """
-    with _computing_in(dtype):
+    with computing_in(dtype):
         images = keras.Input((*[None] * config.dimensions, config.in_channels), dtype=dtype, name="images")
-        x = stem(config, images, "stem")
-        for b, count in enumerate(config.block_config, 1):
-            x = dense_block(config, x, f"block{b}", count)
-            if b < len(config.block_config):
-                x = transition(config, x, f"transition{b}", config.transition_widths[b - 1])
+        x = features(config, images)
         x = head(config, x, "head")
         return keras.Model(images, x, name="densenet")
 
 
-def stem(config: DenseNetConfig, x: Any, name: str) -> Any:
+def features(config: DenseNetConfig, x: Any, style: Style = TWIN) -> Any:
+    """From the images to the last block's features: (N, *spatial, C) to (N, *smaller spatial, features)."""
+    x = stem(config, x, "stem", style)
+    for b, count in enumerate(config.block_config, 1):
+        x = dense_block(config, x, f"block{b}", count, style)
+        if b < len(config.block_config):
+            x = transition(config, x, f"transition{b}", config.transition_widths[b - 1], style)
+    return x
+
+
+def stem(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     """One convolution, or three in a deep stem, each with its normalisation and ReLU; then the pool.
 
     Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
@@ -62,102 +69,124 @@ def stem(config: DenseNetConfig, x: Any, name: str) -> Any:
     stride = config.traits.stem_stride
     for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
         x, padding = pad(config, x, config.stem_kernel)
-        x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, stride, padding)
+        x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, stride, padding, style)
         if config.stem_norm:
-            x = norm(config, x, f"{name}.norm{n}")
-            x = relu(x, f"{name}.relu{n}")
+            x = norm(config, x, f"{name}.norm{n}", style)
+            x = relu(x, f"{name}.relu{n}", style)
         stride = 1
     if config.traits.stem_pool == "max":
-        x = max_pool(config, x, f"{name}.pool", stride=2)
+        x = max_pool(config, x, f"{name}.pool", 2, style)
     if config.traits.stem_pool == "max-blur":
-        x = max_pool(config, x, f"{name}.max", stride=1)
-        x = blur_pool(config, x, f"{name}.pool")
+        x = max_pool(config, x, f"{name}.max", 1, style)
+        x = blur_pool(config, x, f"{name}.pool", style)
     return x
 
 
-def dense_block(config: DenseNetConfig, x: Any, name: str, count: int) -> Any:
+def dense_block(config: DenseNetConfig, x: Any, name: str, count: int, style: Style = TWIN) -> Any:
     """`count` dense layers, each of which sees what all before it have made (section 3, Dense connectivity)."""
     for l in range(count):  # noqa: E741 - the paper's letter for a layer
-        x = dense_layer(config, x, f"{name}.layer{l + 1}")
+        x = dense_layer(config, x, f"{name}.layer{l + 1}", style)
     return x
 
 
-def dense_layer(config: DenseNetConfig, x: Any, name: str) -> Any:
+def dense_layer(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
     old = x
-    x = norm(config, x, f"{name}.norm1")
-    x = relu(x, f"{name}.relu1")
+    x = norm(config, x, f"{name}.norm1", style)
+    x = relu(x, f"{name}.relu1", style)
     if config.bottleneck_width is None:
-        x = conv(config, x, f"{name}.conv1", config.growth_rate, 3)
-        return dense_connection(config, old, x, name)
-    x = conv(config, x, f"{name}.conv1", config.bottleneck_width, 1)
-    if config.bottleneck_norm:
-        x = norm(config, x, f"{name}.norm2")
-        x = relu(x, f"{name}.relu2")
-    x = conv(config, x, f"{name}.conv2", config.growth_rate, 3)
-    return dense_connection(config, old, x, name)
+        x = conv(config, x, f"{name}.conv1", config.growth_rate, 3, style=style)
+    else:
+        x = conv(config, x, f"{name}.conv1", config.bottleneck_width, 1, style=style)
+        if config.bottleneck_norm:
+            x = norm(config, x, f"{name}.norm2", style)
+            x = relu(x, f"{name}.relu2", style)
+        x = conv(config, x, f"{name}.conv2", config.growth_rate, 3, style=style)
+    if style.dropout_rate:
+        x = _through(layers.Dropout, x, f"{name}.dropout", style, rate=style.dropout_rate)
+    return dense_connection(config, old, x, name, style)
 
 
-def transition(config: DenseNetConfig, x: Any, name: str, outputs: int) -> Any:
+def transition(config: DenseNetConfig, x: Any, name: str, outputs: int, style: Style = TWIN) -> Any:
     """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
-    x = norm(config, x, f"{name}.norm")
-    x = relu(x, f"{name}.relu")
-    x = conv(config, x, f"{name}.conv", outputs, 1)
-    return average_pool(config, x, f"{name}.pool", stride=2)
+    x = norm(config, x, f"{name}.norm", style)
+    x = relu(x, f"{name}.relu", style)
+    x = conv(config, x, f"{name}.conv", outputs, 1, style=style)
+    return average_pool(config, x, f"{name}.pool", 2, style)
 
 
-def head(config: DenseNetConfig, x: Any, name: str) -> Any:
+def head(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
 
     Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (*spatial, C).
     """
-    if config.final_norm:
-        x = norm(config, x, f"{name}.norm")
-    if config.traits.final_activation == "relu":
-        x = relu(x, f"{name}.relu")
+    x = last_norm(config, x, name, style)
     if config.head_shape:
-        x = _through(layers.Reshape, x, f"{name}.flatten", target_shape=(math.prod(config.head_shape) * x.shape[-1],))
+        positions = math.prod(config.head_shape)
+        x = _through(layers.Reshape, x, f"{name}.flatten", style, target_shape=(positions * x.shape[-1],))
     else:
-        x = global_average_pool(config, x, f"{name}.pool")
+        x = global_average_pool(config, x, f"{name}.pool", style)
     if config.num_classes is not None:
-        x = _through(layers.Dense, x, f"{name}.classifier", units=config.num_classes)
+        outputs = {"units": config.num_classes, "activation": style.head_activation}
+        x = _through(layers.Dense, x, f"{name}.classifier", style, **outputs)
+    return x
+
+
+def last_norm(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
+    """The head's normalisation and ReLU, where the config has them."""
+    if config.final_norm:
+        x = norm(config, x, f"{name}.norm", style)
+    if config.traits.final_activation == "relu":
+        x = relu(x, f"{name}.relu", style)
     return x
 
 
 def conv(
-    config: DenseNetConfig, x: Any, name: str, outputs: int, side: int, stride: int = 1, padding: str = "same"
+    config: DenseNetConfig,
+    x: Any,
+    name: str,
+    outputs: int,
+    side: int,
+    stride: int = 1,
+    padding: str = "same",
+    style: Style = TWIN,
 ) -> Any:
     """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
     return _through(
         CONV[config.dimensions - 1],
         x,
         name,
+        style,
         filters=outputs,
         kernel_size=side,
         strides=stride,
         padding=padding,
         data_format="channels_last",
         use_bias=config.conv_bias,
+        kernel_initializer=style.kernel_initializer,
+        kernel_regularizer=style.penalty(name),
     )
 
 
-def norm(config: DenseNetConfig, x: Any, name: str) -> Any:
-    """A batch normalisation; Keras' momentum 0.9 is PyTorch's 0.1."""
-    return _through(BatchNormalization, x, name, axis=-1, epsilon=config.traits.epsilon, momentum=0.9)
+def norm(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
+    """A batch normalisation."""
+    own = {"axis": -1, "epsilon": config.traits.epsilon, "momentum": style.momentum}
+    return _through(style.normalization, x, name, style, **own)
 
 
-def relu(x: Any, name: str) -> Any:
+def relu(x: Any, name: str, style: Style = TWIN) -> Any:
     """The positive part."""
-    return _through(layers.Activation, x, name, activation="relu")
+    return _through(layers.Activation, x, name, style, activation="relu")
 
 
-def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int) -> Any:
+def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int, style: Style = TWIN) -> Any:
     """The maximum of 3 positions an axis; no maximum sees the padding."""
     x, padding = pad(config, x, 3, value=float("-inf"))
     return _through(
         MAX_POOL[config.dimensions - 1],
         x,
         name,
+        style,
         pool_size=3,
         strides=stride,
         padding=padding,
@@ -165,14 +194,13 @@ def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int) -> Any:
     )
 
 
-def average_pool(config: DenseNetConfig, x: Any, name: str, stride: int) -> Any:
+def average_pool(config: DenseNetConfig, x: Any, name: str, stride: int, style: Style = TWIN) -> Any:
     """The mean of 2 positions an axis; what is over at the end is left out."""
-    return _through(
-        AVERAGE_POOL[config.dimensions - 1], x, name, pool_size=2, strides=stride, data_format="channels_last"
-    )
+    windows = {"pool_size": 2, "strides": stride, "data_format": "channels_last"}
+    return _through(AVERAGE_POOL[config.dimensions - 1], x, name, style, **windows)
 
 
-def blur_pool(config: DenseNetConfig, x: Any, name: str) -> Any:
+def blur_pool(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     """[1, 2, 1] / 4 at stride 2 an axis, over reflected borders: the mean of 2 taken twice.
 
     Source: timm `blur_pool.py`, `BlurPool2d`.
@@ -181,19 +209,19 @@ def blur_pool(config: DenseNetConfig, x: Any, name: str) -> Any:
         # Keras' torch backend has no `ops.pad(mode="reflect")` in three dimensions.
         ahead = (slice(None),) * axis
         x = ops.concatenate((x[(*ahead, slice(1, 2))], x, x[(*ahead, slice(-2, -1))]), axis)
-    x = average_pool(config, x, f"{name}.1", stride=1)
-    return average_pool(config, x, name, stride=2)
+    x = average_pool(config, x, f"{name}.1", 1, style)
+    return average_pool(config, x, name, 2, style)
 
 
-def global_average_pool(config: DenseNetConfig, x: Any, name: str) -> Any:
+def global_average_pool(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     """The mean over all spatial axes: (N, *spatial, C) to (N, C)."""
-    return _through(GLOBAL_AVERAGE_POOL[config.dimensions - 1], x, name, data_format="channels_last")
+    return _through(GLOBAL_AVERAGE_POOL[config.dimensions - 1], x, name, style, data_format="channels_last")
 
 
-def dense_connection(config: DenseNetConfig, old: Any, new: Any, name: str) -> Any:
+def dense_connection(config: DenseNetConfig, old: Any, new: Any, name: str, style: Style = TWIN) -> Any:
     """Concatenates both along the channels, in the config's order: (N, *spatial, C + k)."""
     both = [new, old] if config.traits.concatenation == "new-first" else [old, new]
-    return _through(layers.Concatenate, both, name, axis=-1)
+    return _through(layers.Concatenate, both, name, style, axis=-1)
 
 
 def pad(config: DenseNetConfig, x: Any, side: int, value: float = 0.0) -> tuple[Any, str]:
@@ -218,31 +246,49 @@ def load(config: DenseNetConfig, tensors: Mapping[str, np.ndarray], dtype: str =
         UsageError: The dtype is float64 and Keras runs on another backend than TensorFlow.
     """
     model = densenet(config, dtype)
-    variables = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
+    fill({layer.name: layer for layer in model.layers if layer.weights}, tensors)
+    return model
+
+
+def fill(named: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Gives a net's layers their weights, cast to the dtypes of its variables.
+
+    Args:
+        named: Every layer that has weights, by its canonical name.
+        tensors: As for `load`.
+
+    Raises:
+        LayoutError: Names are missing or unexpected, or shapes are not those of the layers.
+    """
+    variables = {f"{name}/{variable.name}": variable for name, layer in named.items() for variable in layer.weights}
     require_fit(
         {name: array.shape for name, array in tensors.items()},
         {name: tuple(variable.shape) for name, variable in variables.items()},
     )
     for name, variable in variables.items():
-        variable.assign(tensors[name].astype(dtype))
-    return model
+        variable.assign(tensors[name].astype(variable.dtype))
 
 
-def _through(layer_class: Any, x: Any, name: str, **arguments: Any) -> Any:
-    """What a new layer of this name makes of `x`."""
-    if keras.backend.backend() != "torch":
-        return layer_class(name=name, **arguments)(x)
+def _through(layer_class: Any, x: Any, name: str, style: Style, **arguments: Any) -> Any:
+    """What a new layer makes of `x`, called as the style calls the one of this canonical name."""
+    own = style.spelled(name)
+    if own is None or keras.backend.backend() != "torch":
+        return layer_class(name=own, **arguments)(x)
     # There a variable's path, which starts with the name that its layer had when it was built, may hold no dot.
-    layer = layer_class(name=name.replace(".", "_"), **arguments)
+    layer = layer_class(name=own.replace(".", "_"), **arguments)
     x = layer(x)
-    layer.name = name
+    layer.name = own
     return x
 
 
 @contextmanager
-def _computing_in(dtype: str) -> Iterator[None]:
-    """Gives the layers that are made meanwhile, in this thread, their dtype."""
-    if dtype == "float64" and keras.backend.backend() != "tensorflow":
+def computing_in(dtype: Any) -> Iterator[None]:
+    """Gives the layers that are made meanwhile, in this thread, their dtype or `keras.DTypePolicy`.
+
+    Raises:
+        UsageError: It is float64, and Keras runs on another backend than TensorFlow.
+    """
+    if keras.dtype_policies.get(dtype).compute_dtype == "float64" and keras.backend.backend() != "tensorflow":
         # On the others Keras' own batch normalisation and means pass through float32 and say nothing.
         raise UsageError(
             f"Keras computes in float64 on TensorFlow only, not on {keras.backend.backend()}; "

@@ -6,13 +6,19 @@ describes; a module's place in its parents spells its canonical name, `block1.la
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import cast
 
 import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from denseport.architecture import stem_names
 from denseport.config import DenseNetConfig
@@ -32,22 +38,42 @@ class DenseNet(nn.Sequential):
     The names and shapes of its state dict are `denseport.architecture.shapes(config)`, and one
     `num_batches_tracked` a normalisation.
 
-    Source: Huang et al. 2017, table 1.
+    Args:
+        config: The architecture.
+        layer_drop_rate: Share of each dense layer's new features that is dropped in training.
+        head_drop_rate: Share of what the classifier sees that is dropped in training.
+        memory_efficient: Whether the backward pass computes each dense layer anew, of which then nothing but the new
+            features is kept; gradients and running statistics stay the same.
+
+    Source: Huang et al. 2017, table 1; dropout: section 4.2, and timm `densenet.py`, `DenseNet`, which calls the rates
+    `proj_drop_rate` and `drop_rate`; recomputation: Pleiss et al. 2017.
     """
 
-    def __init__(self, config: DenseNetConfig) -> None:
+    def __init__(
+        self,
+        config: DenseNetConfig,
+        *,
+        layer_drop_rate: float = 0.0,
+        head_drop_rate: float = 0.0,
+        memory_efficient: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
         self.add_module("stem", stem(config))
         width = config.stem_widths[-1]
         for b, count in enumerate(config.block_config, 1):
-            self.add_module(f"block{b}", dense_block(config, width, count))
+            self.add_module(f"block{b}", dense_block(config, width, count, layer_drop_rate, memory_efficient))
             width += count * config.growth_rate
             if b < len(config.block_config):
                 outputs = config.transition_widths[b - 1]
                 self.add_module(f"transition{b}", transition(config, width, outputs))
                 width = outputs
-        self.add_module("head", head(config, width))
+        self.add_module("head", head(config, width, head_drop_rate))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a safetensors file of the state dict should carry, so that denseport knows the net's traits again."""
+        return {"format": "pt", "layout": "denseport", "traits": json.dumps(dataclasses.asdict(self.config.traits))}
 
 
 def stem(config: DenseNetConfig) -> nn.Sequential:
@@ -72,27 +98,31 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     return modules
 
 
-def dense_block(config: DenseNetConfig, width: int, count: int) -> nn.Sequential:
+def dense_block(
+    config: DenseNetConfig, width: int, count: int, drop_rate: float = 0.0, memory_efficient: bool = False
+) -> nn.Sequential:
     """`count` dense layers, each of which sees what all before it have made (section 3, Dense connectivity)."""
-    block = nn.Sequential()
+    block = RecomputedBlock() if memory_efficient else nn.Sequential()
     for l in range(count):  # noqa: E741 - the paper's letter for a layer
-        block.add_module(f"layer{l + 1}", dense_layer(config, width + l * config.growth_rate))
+        block.add_module(f"layer{l + 1}", dense_layer(config, width + l * config.growth_rate, drop_rate))
     return block
 
 
-def dense_layer(config: DenseNetConfig, width: int) -> nn.Sequential:
+def dense_layer(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> DenseConnection:
     """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
     layer = DenseConnection(config)
     layer.add_module("norm1", norm(config, width))
     layer.add_module("relu1", nn.ReLU())
     if config.bottleneck_width is None:
         layer.add_module("conv1", conv(config, width, config.growth_rate, 3))
-        return layer
-    layer.add_module("conv1", conv(config, width, config.bottleneck_width, 1))
-    if config.bottleneck_norm:
-        layer.add_module("norm2", norm(config, config.bottleneck_width))
-        layer.add_module("relu2", nn.ReLU())
-    layer.add_module("conv2", conv(config, config.bottleneck_width, config.growth_rate, 3))
+    else:
+        layer.add_module("conv1", conv(config, width, config.bottleneck_width, 1))
+        if config.bottleneck_norm:
+            layer.add_module("norm2", norm(config, config.bottleneck_width))
+            layer.add_module("relu2", nn.ReLU())
+        layer.add_module("conv2", conv(config, config.bottleneck_width, config.growth_rate, 3))
+    if drop_rate:
+        layer.add_module("dropout", nn.Dropout(drop_rate))
     return layer
 
 
@@ -106,7 +136,7 @@ def transition(config: DenseNetConfig, width: int, outputs: int) -> nn.Sequentia
     return modules
 
 
-def head(config: DenseNetConfig, width: int) -> nn.Sequential:
+def head(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> nn.Sequential:
     """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
 
     Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (C, *spatial).
@@ -120,6 +150,8 @@ def head(config: DenseNetConfig, width: int) -> nn.Sequential:
         modules.add_module("flatten", nn.Flatten())
     else:
         modules.add_module("pool", global_average_pool(config))
+    if drop_rate:
+        modules.add_module("dropout", nn.Dropout(drop_rate))
     if config.num_classes is not None:
         modules.add_module("classifier", nn.Linear(width * math.prod(config.head_shape), config.num_classes))
     return modules
@@ -174,10 +206,39 @@ class DenseConnection(nn.Sequential):
 
     def forward(self, old: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) to (N, C + k, *spatial)."""
-        new = old
+        return torch.cat(self.joined([old], self.new_features(old)), dim=1)
+
+    def new_features(self, *old: torch.Tensor) -> torch.Tensor:
+        """What the modules make of maps that belong together: several (N, C, *spatial) to (N, k, *spatial)."""
+        new = torch.cat(old, dim=1) if len(old) > 1 else old[0]
         for module in self:
             new = module(new)
-        return torch.cat((new, old) if self.new_first else (old, new), dim=1)
+        return new
+
+    def joined(self, old: list[torch.Tensor], new: torch.Tensor) -> list[torch.Tensor]:
+        """The maps that the next layer sees, in the config's order."""
+        return [new, *old] if self.new_first else [*old, new]
+
+
+class RecomputedBlock(nn.Sequential):
+    """Dense layers that the backward pass computes anew, so that between the two passes only new features are kept.
+
+    Without it every concatenation stays in memory, which grows with the square of the number of layers.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) to (N, C + k x layers, *spatial)."""
+        maps = [x]
+        for layer in cast("Iterable[DenseConnection]", self):
+            if not torch.is_grad_enabled():
+                new = layer.new_features(*maps)
+            elif torch.compiler.is_compiling():
+                # A compiler traces the layer once, and knows itself what a second run may not change.
+                new = checkpoint(layer.new_features, *maps, use_reentrant=False)
+            else:
+                new = checkpoint(layer.new_features, *maps, use_reentrant=False, context_fn=partial(_contexts, layer))
+            maps = layer.joined(maps, new)
+        return torch.cat(maps, dim=1)
 
 
 class Padding(nn.Module):
@@ -220,13 +281,35 @@ def load(config: DenseNetConfig, tensors: Mapping[str, np.ndarray], dtype: str =
     tensors = counters | dict(tensors)
     require_fit({name: array.shape for name, array in tensors.items()}, expected)
     state = {
-        name: torch.tensor(int(array)) if name in counters else _tensor(array, dtype) for name, array in tensors.items()
+        name: torch.tensor(int(array)) if name in counters else as_tensor(array, dtype)
+        for name, array in tensors.items()
     }
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-def _tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
+def as_tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
+    """A copy of an array of any floating dtype, rounded to the dtype of this name."""
     # A copy, since torch warns of memory that may not be written; and torch does not know numpy's bfloat16.
     copy = np.array(array, dtype=ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype, order="C")
     return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(copy)
+
+
+def _contexts(layer: DenseConnection) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds a layer's first run and its second one."""
+    return nullcontext(), _with_copied_statistics(layer)
+
+
+@contextmanager
+def _with_copied_statistics(layer: DenseConnection) -> Iterator[None]:
+    """Lets copies of a layer's running statistics take up what would else be the same batch for a second time."""
+    kept = [(module, dict(module.named_buffers())) for module in layer]
+    for module, buffers in kept:
+        for name, values in buffers.items():
+            setattr(module, name, values.clone())
+    try:
+        yield
+    finally:
+        for module, buffers in kept:
+            for name, values in buffers.items():
+                setattr(module, name, values)

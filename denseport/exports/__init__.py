@@ -1,0 +1,114 @@
+"""Whole models for other libraries: folders of timm and keras_hub, and archives of plain Keras layers.
+
+Each kind has a module with the same three verbs: `layout_of(config)` names the layout of the tensors,
+`cannot_hold(config)` says why there can be no such model, and `write(weights, layout, metadata, preprocessing, path)`
+writes it and returns notes for the user. Nothing here imports a framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+from denseport.config import TRAIT_NAMES, DenseNetConfig
+from denseport.errors import FormatError, LayoutError, UsageError
+from denseport.layouts import Layout, Weights, find_layout
+from denseport.preprocessing import Preprocessing, find_preprocessing
+
+PREPROCESSING = "preprocessing"
+FRAMEWORKS: Mapping[str, str] = MappingProxyType({"timm": "torch", "keras-hub": "keras", "keras": "keras"})
+FOLDERS = ("timm", "keras-hub")
+# The traits that the model itself states beside its weights, whatever its layout says of them.
+STATED: Mapping[str, frozenset[str]] = MappingProxyType({"timm": frozenset({"stem_pool"}), "keras": TRAIT_NAMES})
+_MODULES = {"timm": "timm_folder", "keras-hub": "keras_hub_folder", "keras": "keras_archive"}
+
+
+def folder_kind(target: Path | None, to_format: str | None, to_layout: str | Path | None) -> str | None:
+    """The kind of folder that the user asks for, or None where it is a file.
+
+    `--to-layout timm` always means a folder; `--to-layout keras-hub` means one where neither `--to` nor the target's
+    suffix says a format.
+
+    Raises:
+        UsageError: A folder is asked for, and a file's format or no target as well.
+    """
+    kind = str(to_layout)
+    if kind not in FOLDERS or (kind == "keras-hub" and (to_format or target is None or target.suffix)):
+        return None
+    if to_format is not None:
+        raise UsageError(f"--to-layout {kind} writes a folder, not a {to_format} file; leave --to out")
+    if target is None:
+        raise UsageError(f"--to-layout {kind} writes a folder; give its name")
+    return kind
+
+
+def layout_for(kind: str, config: DenseNetConfig, asked: str | Path | None) -> str | Path:
+    """The layout of the tensors in a model of this kind.
+
+    Raises:
+        LayoutError: There can be no such model of this net, or it cannot have the layout that was asked for.
+    """
+    module = _module(kind)
+    if reason := module.cannot_hold(config):
+        raise LayoutError(f"{reason}; choose a file of weights, such as .h5 or .safetensors")
+    if kind in FOLDERS or asked is None:
+        own: str = module.layout_of(config)
+        return own
+    if all(framework.name != "keras" for framework in find_layout(asked).frameworks):
+        raise LayoutError(f"layout {find_layout(asked).name} is none of Keras', and a .keras file is; leave it out")
+    return asked
+
+
+def files(kind: str) -> tuple[str, ...]:
+    """The names of all files that a folder of this kind may have."""
+    names: tuple[str, ...] = _module(kind).FILES
+    return names
+
+
+def write(
+    kind: str, weights: Weights, layout: Layout, metadata: Mapping[str, str], usual_preprocessing: str, path: Path
+) -> list[str]:
+    """Writes a model to a file, or into a folder that is there.
+
+    Args:
+        kind: `timm`, `keras-hub` or `keras`.
+        weights: Those of a net for which there is a `layout_for` this kind.
+        layout: That layout.
+        metadata: The strings that travel with the weights; a `preprocessing` among them says how images are prepared.
+        usual_preprocessing: By its name, what is true where they do not say it.
+        path: The file, or the folder.
+
+    Returns:
+        What a user should know.
+
+    Raises:
+        FormatError: The recorded preprocessing makes no sense, or the format cannot hold a dtype.
+        OSError: It cannot be written.
+    """
+    preprocessing = _preprocessing(metadata, usual_preprocessing, path)
+    stated = STATED.get(kind, frozenset())
+    others = {trait: value for trait, value in layout.traits_of(weights.config).items() if trait not in stated}
+    traits = weights.config.replace(**others).to_dict()["traits"]
+    metadata = {**metadata, "layout": layout.name, "traits": json.dumps(traits)}
+    if preprocessing is not None:
+        metadata[PREPROCESSING] = json.dumps(preprocessing.to_dict())
+    notes: list[str] = _module(kind).write(weights, layout, metadata, preprocessing, path)
+    return notes
+
+
+def _preprocessing(metadata: Mapping[str, str], usual: str, path: Path) -> Preprocessing | None:
+    """What is recorded, else what is usual, or None where neither says anything."""
+    if PREPROCESSING not in metadata:
+        return None if usual == "none" else find_preprocessing(usual)
+    try:
+        table = json.loads(metadata[PREPROCESSING])
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: the source's preprocessing is no JSON; correct the source's metadata") from None
+    return Preprocessing.from_dict(table, str(path))
+
+
+def _module(kind: str) -> ModuleType:
+    return import_module(f"denseport.exports.{_MODULES[kind]}")

@@ -1,0 +1,229 @@
+"""keras_cv's DenseNet backbones, whose layers are called as keras_cv calls them, so that its files load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import keras
+from keras import layers
+
+from denseport.config import VARIANTS, DenseNetConfig
+from denseport.errors import UsageError, quoted
+from denseport.layouts import find_layout
+from denseport.layouts.template import Template, canonical_template
+from denseport.models import configurations
+from denseport.models.keras.presets import fill_from_preset
+from denseport.models.keras.style import Style
+from denseport.models.keras.twin import computing_in, features, last_norm
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+# What keras_cv calls the layers that have no weights; those that have are in its layout.
+WITHOUT_WEIGHTS = {
+    "stem.relu": "conv1_relu",
+    "stem.pool": "pool1",
+    "block{b}.layer{l}.relu1": "conv{b+1}_block_{l-1}_0_relu",
+    "block{b}.layer{l}.relu2": "conv{b+1}_block_{l-1}_1_relu",
+    "block{b}.layer{l}": "conv{b+1}_block_{l-1}_concat",
+    "transition{t}.relu": "pool{t+1}_relu",
+    "transition{t}.pool": "pool{t+1}_pool",
+    "head.relu": "relu",
+}
+DEPTHS = (121, 169, 201)
+
+
+def _presets(weights: tuple[bool, ...], depths: Sequence[int] = DEPTHS) -> Presets:
+    """Names and descriptions of the presets of these depths, without weights, with them, or both."""
+    trained = {False: ("", ""), True: ("_imagenet", " Trained on ImageNet 2012.")}
+    return MappingProxyType(
+        {
+            f"densenet{depth}{trained[each][0]}": {
+                "metadata": {"description": f"DenseNet of {depth} layers.{trained[each][1]}"}
+            }
+            for each in weights
+            for depth in depths
+        }
+    )
+
+
+@keras.saving.register_keras_serializable("denseport")
+class DenseNetBackbone(keras.Model):  # type: ignore[misc]
+    """A DenseNet-BC without pool and classifier: (N, H, W, C) images to (N, H / 32, W / 32, features) for four blocks.
+
+    Keras opens a whole model in `.keras` by itself, and one in `.h5` where `custom_objects` names this class.
+
+    Args:
+        stackwise_num_repeats: Number of dense layers in each dense block.
+        include_rescaling: Whether images are divided by 255 first.
+        input_shape: Shape of an image, (H, W, C).
+        input_tensor: A Keras tensor that takes the images' place.
+        compression_ratio: The share of channels that transitions leave.
+        growth_rate: Channels that each dense layer adds.
+        kwargs: `name` and `trainable`, and `dtype`: the policy of the layers, in place of Keras' global one.
+
+    Attributes:
+        presets: What `from_preset` takes, with what each is.
+        presets_with_weights, presets_without_weights: The same divided.
+
+    Raises:
+        UsageError: `input_tensor` is no Keras tensor.
+
+    Source: keras_cv/src/models/backbones/densenet/densenet_backbone.py, `DenseNetBackbone`.
+    """
+
+    presets: ClassVar[Presets] = _presets((False, True))
+    presets_with_weights: ClassVar[Presets] = _presets((True,))
+    presets_without_weights: ClassVar[Presets] = _presets((False,))
+
+    def __init__(
+        self,
+        *,
+        stackwise_num_repeats: Sequence[int],
+        include_rescaling: bool,
+        input_shape: tuple[int | None, ...] = (None, None, 3),
+        input_tensor: Any = None,
+        compression_ratio: float = 0.5,
+        growth_rate: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        if input_tensor is not None and not keras.utils.is_keras_tensor(input_tensor):
+            raise UsageError("input_tensor must be a Keras tensor, such as keras.Input gives")
+        policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or keras.config.dtype_policy())
+        with computing_in(policy):
+            images = keras.Input(input_shape) if input_tensor is None else input_tensor
+            config = configurations.keras_cv(stackwise_num_repeats, compression_ratio, growth_rate, images.shape[-1])
+            style = Style(spelled=spelling(config), normalization=layers.BatchNormalization, momentum=0.99)
+            x = layers.Rescaling(1 / 255.0)(images) if include_rescaling else images
+            x = last_norm(config, features(config, x, style), "head", style)
+            super().__init__(inputs=images, outputs=x, **kwargs)
+        self.dtype_policy = policy
+        self.stackwise_num_repeats = list(stackwise_num_repeats)
+        self.include_rescaling = include_rescaling
+        self.compression_ratio = compression_ratio
+        self.growth_rate = growth_rate
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool | None = None, **kwargs: Any) -> DenseNetBackbone:
+        """A backbone by its preset's name.
+
+        Args:
+            preset: One of `presets`.
+            load_weights: Whether the published weights are loaded; None where there are some.
+            kwargs: Arguments of the constructor, in place of the preset's.
+
+        Raises:
+            UsageError: There is no such preset, or it has no weights.
+            DenseportError: The weights cannot be had, or do not fit other arguments.
+        """
+        if preset not in cls.presets:
+            raise UsageError(f"{quoted(preset)} is no preset of {cls.__name__}; there are {', '.join(cls.presets)}")
+        published = preset in DenseNetBackbone.presets_with_weights
+        if load_weights and not published:
+            raise UsageError(f"{preset} has no weights; take {preset}_imagenet, or leave load_weights out")
+        repeats = VARIANTS[preset.removesuffix("_imagenet")].block_config
+        model = DenseNetBackbone(**{"stackwise_num_repeats": repeats, "include_rescaling": True, **kwargs})
+        if published and load_weights is not False:
+            fill_from_preset(model, model.architecture, f"keras-cv/{preset}")
+        return model
+
+    @property
+    def architecture(self) -> DenseNetConfig:
+        """The configuration, with keras_cv's traits; whether images are rescaled first is no part of it."""
+        return configurations.keras_cv(
+            self.stackwise_num_repeats, self.compression_ratio, self.growth_rate, self.input_shape[-1]
+        )
+
+    @property
+    def pyramid_level_inputs(self) -> dict[str, str]:
+        """The name of the layer that ends each block, by level: the map of `P3` is 2 ** 3 times smaller than images."""
+        spelled = spelling(self.architecture)
+        blocks = enumerate(self.stackwise_num_repeats, 1)
+        return {f"P{b + 1}": spelled(f"block{b}.layer{count}") for b, count in blocks}
+
+    @property
+    def pyramid_outputs(self) -> dict[str, Any]:
+        """The Keras tensor that each of these layers gives, by level."""
+        return {level: self.get_layer(name).output for level, name in self.pyramid_level_inputs.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` builds the same net from; its weights are not in it, and its input is a new one."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "stackwise_num_repeats": list(self.stackwise_num_repeats),
+            "include_rescaling": self.include_rescaling,
+            "input_shape": self.input_shape[1:],
+            "input_tensor": None,
+            "compression_ratio": self.compression_ratio,
+            "growth_rate": self.growth_rate,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DenseNetBackbone:  # noqa: ARG003
+        """The net that a `get_config` describes, keras_cv's too."""
+        return cls(**config)
+
+
+def spelling(config: DenseNetConfig) -> Callable[[str], str]:
+    """What keras_cv calls a layer, from its canonical name."""
+    with_weights = find_layout("keras-cv").spelling(config)
+
+    def spelled(canonical: str) -> str:
+        template, indices = canonical_template(canonical)
+        if template in WITHOUT_WEIGHTS:
+            return Template(WITHOUT_WEIGHTS[template]).format(indices)
+        return with_weights.layer(canonical)
+
+    return spelled
+
+
+class _Named(DenseNetBackbone):
+    """A backbone of the paper's table 1; what it builds is a `DenseNetBackbone`."""
+
+    _depth: ClassVar[int]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.presets = _presets((False, True), (cls._depth,))
+        cls.presets_with_weights = _presets((True,), (cls._depth,))
+        cls.presets_without_weights = _presets((False,), (cls._depth,))
+
+    def __new__(
+        cls,
+        include_rescaling: bool = True,
+        input_shape: tuple[int | None, ...] = (None, None, 3),
+        input_tensor: Any = None,
+        **kwargs: Any,
+    ) -> DenseNetBackbone:
+        """A `DenseNetBackbone` with the blocks of this depth; arguments are that one's.
+
+        Source: keras_cv/src/models/backbones/densenet/densenet_aliases.py.
+        """
+        return cls.from_preset(
+            f"densenet{cls._depth}",
+            include_rescaling=include_rescaling,
+            input_shape=input_shape,
+            input_tensor=input_tensor,
+            **kwargs,
+        )
+
+
+class DenseNet121Backbone(_Named):
+    """`DenseNetBackbone` of 121 layers."""
+
+    _depth = 121
+
+
+class DenseNet169Backbone(_Named):
+    """`DenseNetBackbone` of 169 layers."""
+
+    _depth = 169
+
+
+class DenseNet201Backbone(_Named):
+    """`DenseNetBackbone` of 201 layers."""
+
+    _depth = 201

@@ -1,0 +1,132 @@
+"""DenseNets for PyTorch by the names that timm gives them, new or with the weights of any file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from denseport import formats, layouts
+from denseport.architecture import CLASSIFIER
+from denseport.config import DenseNetConfig
+from denseport.errors import LayoutError, UsageError
+from denseport.models.names import find_config
+from denseport.models.pytorch.densenet import DenseNet, as_tensor
+from denseport.models.pytorch.features import FeatureNet
+
+
+def create(
+    name_or_config: str | DenseNetConfig,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    drop_rate: float = 0.0,
+    proj_drop_rate: float = 0.0,
+    memory_efficient: bool = False,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    pretrained: str | Path | None = None,
+) -> DenseNet:
+    """A DenseNet in training mode, on the default device: (N, C, *spatial) images to (N, num_classes) logits.
+
+    Args:
+        name_or_config: A name of timm's (`densenet121`, `densenet264d`, `tv_densenet121`, `densenet121.ra_in1k`) or of
+            `denseport.config.VARIANTS`; or a configuration.
+        num_classes: Outputs of the classifier; 0 for none, then the net returns pooled features. None leaves what the
+            file or the configuration has, 1000 for a name.
+        in_channels: Channels of the images; None likewise, 3 for a name.
+        drop_rate: Share of what the classifier sees that is dropped in training, as in timm.
+        proj_drop_rate: Share of each dense layer's new features that is dropped in training: the paper's dropout, and
+            torchvision's `drop_rate`.
+        memory_efficient: Whether the backward pass computes each dense layer anew, which saves memory for time.
+        features_only: Whether to return a `FeatureNet`, which gives a list of maps, one a resolution.
+        out_indices: Which of these maps, from 0, the stem's, on; None for all.
+        pretrained: A file of any format and layout that denseport reads. The net then takes its traits from the file;
+            a classifier of another size than `num_classes` is left out, and the net's own starts anew.
+
+    Raises:
+        UsageError: A name or an option is unknown, or contradicts the file.
+        FormatError, LayoutError: The file cannot be read, or holds another architecture.
+
+    Source: timm `densenet.py`, `_create_densenet`; initial values: torchvision `densenet.py`, `DenseNet`.
+    """
+    config = find_config(name_or_config) if isinstance(name_or_config, str) else name_or_config
+    for option, rate in (("drop_rate", drop_rate), ("proj_drop_rate", proj_drop_rate)):
+        if not 0 <= rate < 1:
+            raise UsageError(f"{option} must be at least 0 and less than 1, not {rate}")
+    if out_indices is not None and not features_only:
+        raise UsageError("out_indices says which feature maps to return; give features_only=True as well")
+    file = None if pretrained is None else _pretrained(Path(pretrained), config)
+    config = config if file is None else file.config
+    if num_classes is not None and (num_classes or None) != config.num_classes:
+        config = config.replace(num_classes=num_classes or None, head_shape=())
+    if in_channels is not None and in_channels != config.in_channels:
+        if file is not None:
+            raise UsageError(
+                f"{pretrained}: is for {config.in_channels} channels, not {in_channels}; leave in_channels out"
+            )
+        config = config.replace(in_channels=in_channels)
+    if features_only:
+        net: DenseNet = FeatureNet(
+            config, out_indices, layer_drop_rate=proj_drop_rate, memory_efficient=memory_efficient
+        )
+    else:
+        net = DenseNet(
+            config, layer_drop_rate=proj_drop_rate, head_drop_rate=drop_rate, memory_efficient=memory_efficient
+        )
+    _initialise(net)
+    if file is not None:
+        _load(net, file)
+    return net
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """The weights of a file: its configuration, traits and all, and its tensors by canonical name."""
+
+    config: DenseNetConfig
+    tensors: Mapping[str, torch.Tensor]
+
+
+def _pretrained(file: Path, config: DenseNetConfig) -> _Pretrained:
+    """The weights of a file that holds the architecture of `config`, whatever its traits, classes and channels.
+
+    Raises:
+        LayoutError: It holds another one.
+    """
+    with formats.read(file) as checkpoint:
+        weights = layouts.to_canonical(checkpoint, layouts.detect(checkpoint))
+        own = weights.config
+        like = config.replace(
+            num_classes=own.num_classes, in_channels=own.in_channels, head_shape=own.head_shape, traits=own.traits
+        )
+        if own != like:
+            raise LayoutError(f"{file}: holds {own.variant}, not {config.variant}; create a net of that architecture")
+        # torch's own default is the dtype that nets are made of
+        dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+        tensors = {name: as_tensor(stored.read(), dtype) for name, stored in weights.tensors.items()}
+        counters = {
+            f"{norm}.num_batches_tracked": torch.tensor(int(stored.read())) for norm, stored in weights.counters.items()
+        }
+        return _Pretrained(own, tensors | counters)
+
+
+def _load(net: DenseNet, pretrained: _Pretrained) -> None:
+    """Copies into the net what the file has for it: all but a classifier of another size and parts that it lacks."""
+    own = net.state_dict()
+    if pretrained.config.num_classes != net.config.num_classes or pretrained.config.head_shape != net.config.head_shape:
+        own = {name: values for name, values in own.items() if not name.startswith(f"{CLASSIFIER}.")}
+    net.load_state_dict({name: values for name, values in pretrained.tensors.items() if name in own}, strict=False)
+
+
+def _initialise(net: DenseNet) -> None:
+    """The initial values of the original net: He et al.'s for kernels, zeros for the classifier's biases."""
+    for module in net.modules():
+        if isinstance(module, _ConvNd):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
