@@ -113,7 +113,8 @@ def verify(
     configs = [config, sides[1].config.replace(traits=_second_traits(sides, same_traits, exact or train_steps > 0))]
     preprocessing = sides[0].preprocessing
     images = noise(config) if inputs is None else given(Path(inputs), config, preprocess, default=preprocessing)
-    with temporary_folder(Path(tempfile.gettempdir()), "denseport-parity-") as folder, ThreadPoolExecutor(1) as background:
+    temporary = Path(tempfile.gettempdir())
+    with temporary_folder(temporary, "denseport-parity-") as folder, ThreadPoolExecutor(1) as background:
         hashes = [background.submit(sha256, side.path) for side in sides]
         requests = [
             Request(

@@ -1,11 +1,14 @@
 """Presets of denseport.models.keras' constructors, out of a cache that is filled with random nets first.
 
-Needs DENSEPORT_CACHE to name an empty folder, and DENSEPORT_OFFLINE.
+Needs DENSEPORT_CACHE to name an empty folder, and DENSEPORT_OFFLINE. Random weights have no published hash, so the
+presets stand in a file of their own, without one.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +17,20 @@ from keras_checkpoints import randomise
 from denseport.models import keras as nets
 from denseport.presets import find
 from denseport.presets.download import cached_file
+
+own = Path(os.environ["DENSEPORT_CACHE"]).with_suffix(".toml")
+own.write_text("""[presets."titu1994/densenet121-no-top"]
+variant = "densenet121"
+top = false
+layout = "titu1994"
+preprocessing = "densenet-caffe"
+crop = 224
+url = "https://example.org/DenseNet-BC-121-32-no-top.h5"
+hash = "none"
+licence = "none"
+source = "this test"
+""")
+os.environ["DENSEPORT_PRESETS"] = str(own)
 
 
 def published(preset: str, model: keras.Model) -> list[np.ndarray]:
