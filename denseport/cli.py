@@ -161,11 +161,11 @@ def verify(as_json: bool, verbose: bool, document: Path | None, **options: Any) 
     _check_document(document)
     with terminal.sign_of_life("running both frameworks") as progress:
         report = run(**options, progress=progress)
-    _write_document(document, report)
     if sys.stdout.isatty() and not as_json:
         terminal.print_parity(report.to_dict(), verbose)
     else:
         _print(report.to_dict(), as_json, lambda plain: text.parity(plain, verbose))
+    _write_document(document, report)
     if not report.passed:
         sys.exit(VerificationError.exit_code)
 
@@ -302,6 +302,8 @@ def predict(as_json: bool, **options: Any) -> None:
 
 def _check_document(path: Path | None) -> None:
     """Raises UsageError where the page of a check could not be written in the end."""
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report {path}: the page replaces what is there; give it a name that ends in .html")
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UsageError(f"--report {path}: is a folder, or in none that exists; name a file in one that does")
 

@@ -33,6 +33,7 @@ DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "ker
 NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras", **exports.FRAMEWORKS}
 DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5", "keras": ".keras"}
 MAX_CLASSES = 1_000_000
+SAYS_WHAT_TO_COMPARE = ("exact", "against", "train_steps", "inputs", "preprocess")
 COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
 
 Dtype = Literal["keep", "float32", "float16", "bfloat16"]
@@ -144,6 +145,8 @@ def convert(
     folder = exports.folder_kind(None if dst is None else Path(dst), to_format, to_layout)
     target, to_format = target_path(source, dst, folder or to_format)
     head = head if classes is None else "drop"
+    if ignored := [name for name in SAYS_WHAT_TO_COMPARE if comparing.get(name) and not verify]:
+        raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
     if verify:
         require_parity(keras_backend(comparing.get("keras_backend")))
     for file in formats.files(source):

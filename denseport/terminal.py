@@ -48,6 +48,10 @@ def print_parity(report: Mapping[str, Any], every_tap: bool) -> None:
     lines = []
     if report["divergence"]:
         lines += [f"part at {text.divergence_line(report['divergence'])}", *text.feeding_lines(report["divergence"])]
+    if report["disagreements"]:
+        lines.append(f"disagree on {text.disagreeing(report)}")
+    for row in report["comparisons"]:
+        lines += text.explained(row)
     if report["training"]:
         lines.append(f"training {text.training_verdict(report['training'])}")
     for line in lines:
@@ -57,13 +61,14 @@ def print_parity(report: Mapping[str, Any], every_tap: bool) -> None:
 
 def _comparisons(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     names = [run["framework"] for run in (report["a"], report["b"])]
     table = Table("images", "apart", *(f"{name} from float64" for name in names), "top-1 agrees", "accuracy")
     for row in report["comparisons"]:
         reference = row["reference_errors"]
         table.add_row(
-            f"{row['input_shape'][0]:,} x {printable(row['name'])}",
+            Text(f"{row['input_shape'][0]:,} x {printable(row['name'])}"),  # a name is no markup
             text.figure(row["relative_error"]),
             *(("", "") if reference is None else map(text.figure, reference)),
             f"{row['top1_agreement']:.2%}",

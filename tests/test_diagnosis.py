@@ -108,6 +108,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_framework(framework: str, arrays: Arrays, folder: Path, name: str, **traits: Any) -> Path:
     """A file of a framework in layout denseport, with these canonical arrays and traits."""
+    folder.mkdir(exist_ok=True)
     denseport.write(checkpoint(arrays, **traits), folder / f"{name}.pth")
     if framework == "torch":
         return folder / f"{name}.pth"
@@ -218,3 +219,50 @@ def test_the_first_jump_is_what_counts_and_slow_growth_is_not_one() -> None:
     noisy = [Tap("stem", 1e-4, (5e-5, 5e-5)), Tap("head", 1e-4, (5e-5, 5e-5))]
     assert first_divergence(noisy, 1e-3, "float32") is None
     assert first_divergence(taps(1e-7, float("inf")), 1e-5, "float32") is not None
+
+
+def test_a_mistake_that_does_not_reach_the_outputs_is_found_all_the_same(
+    images: Path, tmp_path: Path, workers: Workers
+) -> None:
+    """Behind a norm that lets nothing through, every net gives the same outputs."""
+    arrays = canonical_weights(NETS["paper's stem"])
+    arrays["head.norm.bias"] = arrays["head.norm.bias"] - np.float32(1000)
+    a = in_framework("torch", arrays, tmp_path, "a")
+    right = in_framework("keras", arrays, tmp_path, "right")
+    b = in_framework("keras", MISTAKES["kernel turned"][0](arrays), tmp_path, "b")
+    assert denseport.verify(a, right, device="cpu", inputs=images, workers=workers).passed
+    for exact in (False, True):
+        report = denseport.verify(a, b, device="cpu", inputs=images, exact=exact, workers=workers)
+        assert report.relative_error == 0
+        assert not report.passed
+        assert report.divergence is not None
+        assert report.divergence.tap == LAYER
+        assert "though it hardly reaches these outputs; they part at block1.layer3" in report.failure
+
+
+def test_another_pool_or_stride_is_found_at_the_stem_though_maps_differ_in_shape(
+    images: Path, tmp_path: Path, workers: Workers
+) -> None:
+    arrays = canonical_weights(NETS["paper's stem"])
+    a = in_framework("torch", arrays, tmp_path, "a")
+    for trait, value in (("stem_pool", "none"), ("stem_stride", 1)):
+        b = in_framework("keras", arrays, tmp_path / trait, "b", **{trait: value})
+        report = denseport.verify(a, b, device="cpu", inputs=images, workers=workers)
+        assert report.divergence is not None
+        assert report.divergence.tap == "stem"
+        assert f"but {trait} is" in report.failure
+
+
+def test_epsilons_that_mean_the_same_count_as_one_but_where_variances_are_tiny(
+    images: Path, tmp_path: Path, workers: Workers
+) -> None:
+    arrays = canonical_weights(NETS["paper's stem"])
+    a = in_framework("torch", arrays, tmp_path, "a")
+    b = in_framework("keras", arrays, tmp_path, "b", epsilon=1.001e-5)
+    report = denseport.verify(a, b, device="cpu", inputs=images, exact=True, workers=workers)
+    assert report.passed
+    assert all(1e-12 < (comparison.trait_error or 0) < 1e-5 for comparison in report.comparisons)
+    tiny = {name: array * 1e-7 if name.endswith("running_var") else array for name, array in arrays.items()}
+    a = in_framework("torch", tiny, tmp_path / "tiny", "a")
+    b = in_framework("keras", tiny, tmp_path / "tiny", "b", epsilon=1.001e-5)
+    assert not denseport.verify(a, b, device="cpu", inputs=images, exact=True, workers=workers).passed

@@ -195,6 +195,8 @@ def test_what_cannot_be_compared_as_asked_is_refused_before_any_work(source: Pat
         ({"against": ["torchvision", "timm"]}, "both of one framework"),
         ({"against": ["caffe"]}, "one of torchvision"),
         ({"preprocess": "none", "inputs": "nowhere"}, "no such file"),
+        ({"preprocess": "none"}, "give some by --inputs"),
+        ({"tolerance": math.nan}, "must be from 0 to 1"),
     ):
         with pytest.raises(denseport.UsageError, match=message):
             denseport.verify(source, source, device="cpu", **options)  # type: ignore[arg-type]
@@ -226,7 +228,9 @@ def test_the_options_of_a_comparison_are_those_of_verify() -> None:
 def test_images_on_whose_class_the_two_disagree_are_listed() -> None:
     a = np.array([[1.0, 2.0], [3.0, 1.0], [0.0, 5.0]])
     b = np.array([[1.0, 2.0], [1.0, 3.0], [0.0, 5.0]])
-    assert disagreements(a, b, ("x.png", "y.png", "z.png"), np.array([1, 0, 1])) == [Disagreement("y.png", 0, 1, 0)]
+    assert disagreements("folder", a, b, ("x.png", "y.png", "z.png"), np.array([1, 0, 1])) == [
+        Disagreement("y.png", 0, 1, 0)
+    ]
     (first,) = predictions(a, b, ("x.png", "y.png", "z.png"), 1)
     assert [n for n, _ in first.a] == [1, 0]
     assert sum(share for _, share in first.a) == pytest.approx(1)

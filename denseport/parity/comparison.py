@@ -12,8 +12,11 @@ TOP = 5
 
 
 def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
-    """max|reference - other| / max|reference|; infinite where either holds NaN or Inf, zero where both are all zero."""
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+    """max|reference - other| / max|reference|, or zero where both are all zero.
+
+    It is infinite where either holds NaN or Inf, or where the shapes differ, as they do behind another stride or pool.
+    """
+    if reference.shape != other.shape or not (np.isfinite(reference).all() and np.isfinite(other).all()):
         return math.inf
     largest, apart = float(np.abs(reference).max()), float(np.abs(reference - other).max())
     return apart / largest if largest else (math.inf if apart else 0.0)
@@ -66,13 +69,13 @@ def compare(
 
 
 def disagreements(
-    a: np.ndarray, b: np.ndarray, names: tuple[str, ...], labels: np.ndarray | None
+    name: str, a: np.ndarray, b: np.ndarray, names: tuple[str, ...], labels: np.ndarray | None
 ) -> list[Disagreement]:
-    """The images whose largest outputs (N, C) differ; `names` are the images'."""
+    """The images whose largest outputs (N, C) differ; `names` are the images', `name` that of them all."""
     top1 = a.argmax(1), b.argmax(1)
     return [
         Disagreement(
-            names[n] if names else str(n),
+            names[n] if names else f"{name}[{n}]",
             int(top1[0][n]),
             int(top1[1][n]),
             None if labels is None else int(labels[n]),

@@ -32,8 +32,12 @@ def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple
         if tap.relative_error > JUMP * noise:
             return tap, noise
         noise = max(noise, tap.relative_error)
-    beyond = (tap for tap in taps if tap.relative_error > tolerance)
-    return next(((tap, noise) for tap in beyond), None)
+    before = ROUNDING * float(np.finfo(dtype).eps)
+    for tap in taps:
+        if tap.relative_error > tolerance:
+            return tap, before
+        before = max(before, tap.relative_error)
+    return None
 
 
 def explain(tap: Tap, noise: float, a: Stored, b: Stored) -> Divergence:

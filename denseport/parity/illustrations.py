@@ -17,6 +17,7 @@ from denseport.parity.sides import Stored
 
 WORST = 3
 BINS = 48
+WIDEST = 1e300
 PREDICTED_IMAGES = 8
 
 
@@ -86,6 +87,11 @@ def histogram(title: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> H
     """How the finite values of both sides are spread, over the same bins."""
     ours, theirs = (np.concatenate([array.ravel().astype(np.float64) for array in arrays]) for arrays in (a, b))
     ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
-    edges = np.histogram_bin_edges(np.concatenate((ours, theirs)), BINS)
+    both = np.clip(np.concatenate((ours, theirs)), -WIDEST, WIDEST)
+    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
+    least = max(abs(low), abs(high), 1e-30) * 1e-6  # narrower bins than numbers lie apart are none
+    if high - low < least:
+        low, high = low - least, high + least
+    edges = np.linspace(low, high, BINS + 1)
     counts = [tuple(map(int, np.histogram(values, edges)[0])) for values in (ours, theirs)]
     return Histogram(title, tuple(map(float, edges)), counts[0], counts[1])

@@ -99,10 +99,13 @@ class Worker:
     def __init__(self, framework: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> None:
         self._framework = framework
         self._diagnostics = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "denseport.parity.worker"],
+        replies, its_end = os.pipe()  # of its own, since anything may print on standard output as Python starts
+        command = [sys.executable, "-P", "-m", "denseport.parity.worker", str(its_end)]
+        self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            command,
+            pass_fds=[its_end],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._diagnostics,
             stderr=self._diagnostics,
             text=True,
             env={
@@ -117,7 +120,8 @@ class Worker:
                 **({"KERAS_BACKEND": keras_backend} if keras_backend else {}),
             },
         )
-        self._replies = iter(self._process.stdout or ())
+        os.close(its_end)
+        self._replies = os.fdopen(replies)
         self._able: bool | None = None
         self.tell({"framework": framework, "allow_tf32": allow_tf32})
 
@@ -125,7 +129,7 @@ class Worker:
         """Kills the process and waits until it is gone."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._diagnostics):
+        for stream in (self._process.stdin, self._replies, self._diagnostics):
             with suppress(BrokenPipeError):
                 if stream:
                     stream.close()
@@ -159,7 +163,7 @@ class Worker:
             raise self._ended(about)
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
-            kind: type[DenseportError] = getattr(errors, reply["kind"])
+            kind: type[DenseportError] = getattr(errors, reply["kind"], VerificationError)
             raise kind(reply["error"])
         return reply
 

@@ -25,8 +25,8 @@ class FrameworkRun:
         version: The framework's version, with Keras' backend.
         device: Where it ran, in the framework's words.
         settings: What can change the figures, by name: TF32, determinism, CUDA and cuDNN versions.
-        seconds: Wall time of the whole process.
-        peak_memory: Peak resident memory of the process in bytes.
+        seconds: Wall time that the process took, its start included where it was started for this check.
+        peak_memory: Peak resident memory of the process in bytes, that of earlier checks included.
     """
 
     file: str
@@ -165,7 +165,7 @@ class TrainingReport:
     Attributes:
         steps: How many steps were taken.
         learning_rate: Of plain SGD.
-        losses: The loss (cross-entropy) of each step in both frameworks.
+        losses: The loss, a mean squared error, before each step in both frameworks.
         tensors: Every trained tensor and running statistic, in graph order.
         tolerance: The largest error that passes.
     """
@@ -240,7 +240,8 @@ class ParityReport:
         b: The run of the second file.
         comparisons: One for each array of images.
         taps: The errors along the net, in graph order; none where a library ran its own model.
-        divergence: Where the two part, or None where they agree.
+        divergence: Where the two part, or None where they agree; it may be there though the outputs agree, where a
+            mistake does not reach them.
         disagreements: Images on whose class the two do not agree.
         training: What training both showed, or None where it was not asked for.
         dtype: What both computed in, `float32` or `float64`.
@@ -268,9 +269,18 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison is finite and within the tolerance, and so is the training where there was any."""
-        agree = all(comparison.passes(self.tolerance) for comparison in self.comparisons)
-        return agree and (self.training is None or self.training.passed)
+        """Whether both compute the same and, where training was asked for, train alike."""
+        return self.computes_the_same and (self.training is None or self.training.passed)
+
+    @property
+    def outputs_agree(self) -> bool:
+        """Whether every comparison is finite and within the tolerance."""
+        return all(comparison.passes(self.tolerance) for comparison in self.comparisons)
+
+    @property
+    def computes_the_same(self) -> bool:
+        """Whether the outputs agree, and so does all that is on the way to them."""
+        return self.outputs_agree and self.divergence is None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, verdict and figure included; an infinite figure is None."""
@@ -281,7 +291,8 @@ class ParityReport:
             "relative_error": self.training.relative_error,
             **plain["training"],
         }
-        figures = {"passed": self.passed, "relative_error": self.relative_error, **plain, "training": training}
+        verdict = {"passed": self.passed, "failure": self.failure, "relative_error": self.relative_error}
+        figures = {**verdict, **plain, "training": training}
         finite: dict[str, Any] = _finite(figures)
         return finite
 
@@ -296,6 +307,11 @@ class ParityReport:
             return ""
         between = f"in {self.b.framework} are %s relative from those of {self.a.file} in {self.a.framework}"
         failed = [comparison for comparison in self.comparisons if not comparison.passes(self.tolerance)]
+        if not failed and self.divergence is not None:
+            return (
+                f"{self.b.file}: computes something else in {self.b.framework} than {self.a.file} in "
+                f"{self.a.framework}, though it hardly reaches these outputs; {self.divergence.explanation}"
+            )
         if not failed and self.training is not None:
             figure, worst = _figure(self.training.relative_error), self.training.worst.name
             return (

@@ -6,9 +6,9 @@ import dataclasses
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,9 @@ from denseport.requirements import require_parity
 
 TOLERANCE = 1e-5
 EXACT_TOLERANCE = 1e-10
+# Inside a net values cancel, so that rounding is larger there than in the outputs. What is this much larger is no
+# rounding, and counts even where it does not reach the outputs, behind a dead normalisation say.
+INSIDE = 100
 LEARNING_RATE = 0.01
 MAX_STEPS = 1000
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
@@ -103,18 +106,24 @@ def verify(
     backend = _checked_backend(keras_backend, exact or train_steps > 0)
     if not DEVICE.fullmatch(device):
         raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
+    if preprocess is not None and inputs is None:
+        raise UsageError(f"--preprocess {preprocess} says how images are prepared; give some by --inputs")
     if not 0 <= train_steps <= MAX_STEPS:
         raise UsageError(f"--train-steps {train_steps}: must be 0 to {MAX_STEPS:,}")
     require_parity(backend)
     dtype = "float64" if exact else "float32"
     tolerance = (EXACT_TOLERANCE if exact else TOLERANCE) if tolerance is None else tolerance
+    if not 0 <= tolerance <= 1:
+        raise UsageError(f"--tolerance {tolerance}: must be from 0 to 1")
     sides = both_sides(Path(a), Path(b), layout_a, layout_b, head, against)
     config = sides[0].config
-    configs = [config, sides[1].config.replace(traits=_second_traits(sides, same_traits, exact or train_steps > 0))]
+    ran_with = _traits(sides, same_traits, exact or train_steps > 0)
+    configs = [side.config.replace(traits=traits) for side, traits in zip(sides, ran_with, strict=True)]
     preprocessing = sides[0].preprocessing
     images = noise(config) if inputs is None else given(Path(inputs), config, preprocess, default=preprocessing)
-    temporary = Path(tempfile.gettempdir())
-    with temporary_folder(temporary, "denseport-parity-") as folder, ThreadPoolExecutor(1) as background:
+    if config.num_classes in (None, 1):  # pooled features, or a single logit, have no largest that is a class
+        images = tuple(dataclasses.replace(each, labels=None) for each in images)
+    with _results_folder() as folder, ThreadPoolExecutor(1) as background:
         hashes = [background.submit(sha256, side.path) for side in sides]
         requests = [
             Request(
@@ -143,6 +152,8 @@ def verify(
             for side, hashed, reply in zip(sides, hashes, replies, strict=True)
         ]
         comparisons = _compared(requests, images)
+        if not same_traits:
+            comparisons = tuple(map(_under_own_traits, comparisons))
         taps = tap_errors(requests, configs)
         with ExitStack() as stack:
             files = [
@@ -150,7 +161,8 @@ def verify(
                 for side, config, each in zip(sides, configs, requests, strict=True)
             ]
             failed = not all(comparison.passes(tolerance) for comparison in comparisons)
-            parted = first_divergence(taps, tolerance, dtype) if failed else None
+            inside = any(tap.relative_error > INSIDE * tolerance for tap in taps)
+            parted = first_divergence(taps, tolerance, dtype) if failed or inside else None
             divergence = explain(*parted, *files) if parted else None
             illustrations = illustrate(requests, configs, files, images, taps, divergence)
         return ParityReport(
@@ -166,6 +178,32 @@ def verify(
             seconds=time.perf_counter() - started,
             illustrations=illustrations,
         )
+
+
+def _under_own_traits(comparison: Comparison) -> Comparison:
+    """The comparison as the second file's own traits have it, where those were taken for the first one's in vain."""
+    effect = comparison.trait_error or 0
+    if effect <= TOLERANCE:
+        return comparison
+    # Two epsilons that mean the same do not where a running variance is tiny.
+    return dataclasses.replace(comparison, relative_error=max(comparison.relative_error, effect))
+
+
+@contextmanager
+def _results_folder() -> Iterator[Path]:
+    """Where the workers' results go.
+
+    Raises:
+        UsageError: There is no folder for temporary files that can be used.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir()), "denseport-parity-"))
+        except OSError as error:
+            raise UsageError(
+                f"temporary files cannot be made ({error.strerror}); set TMPDIR to a folder with space"
+            ) from None
+        yield folder
 
 
 def _compared(requests: Sequence[Request], images: Sequence[ImageSet]) -> tuple[Comparison, ...]:
@@ -194,7 +232,7 @@ def _disagreements(requests: Sequence[Request], images: Sequence[ImageSet]) -> t
     return tuple(
         disagreement
         for n, each in enumerate(images)
-        for disagreement in disagreements(a[str(n)], b[str(n)], each.names, each.labels)
+        for disagreement in disagreements(each.name, a[str(n)], b[str(n)], each.names, each.labels)
     )
 
 
@@ -213,17 +251,21 @@ def _checked_backend(backend: str | None, in_float64: bool) -> str:
     return backend
 
 
-def _second_traits(sides: tuple[Side, Side], same_traits: bool, in_float64: bool) -> Traits:
-    """The traits with which the second file runs.
+def _traits(sides: tuple[Side, Side], same_traits: bool, in_float64: bool) -> tuple[Traits, Traits]:
+    """The traits with which each file runs.
 
-    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else.
+    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a library's own
+    model keeps its own, so that the twin takes that one.
     """
     first, second = (side.config.traits for side in sides)
     if same_traits:
-        return first
+        return first, first
     if in_float64 and abs(first.epsilon - second.epsilon) <= EPSILON_ROUNDING:
-        return dataclasses.replace(second, epsilon=first.epsilon)
-    return second
+        if sides[1].library is None:
+            second = dataclasses.replace(second, epsilon=first.epsilon)
+        elif sides[0].library is None:
+            first = dataclasses.replace(first, epsilon=second.epsilon)
+    return first, second
 
 
 def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -> list[Pass]:
@@ -265,7 +307,7 @@ def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -
         passes.append(plain)
         if rounded:
             passes.append(dataclasses.replace(plain, name=ROUNDED_REFERENCE, rounded=rounded))
-    if main.traits and not side.library:
+    if main.traits and side is sides[1] and not side.library:
         passes.append(dataclasses.replace(main, name=OWN_TRAITS, traits=None, tapped=False))
     return passes
 

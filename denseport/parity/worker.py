@@ -30,9 +30,9 @@ TAPPED_IMAGES = 2
 
 
 def main() -> None:
-    """Answers requests from standard input on standard output; ends when the parent process does."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a framework prints must not get between the replies
+    """Answers what comes on standard input through the descriptor it is given; ends when the parent process does."""
+    replies = os.fdopen(int(sys.argv[1]), "w")
+    os.set_inheritable(replies.fileno(), False)  # a child of the framework's would keep it open
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(messages,), daemon=True).start()
     started = time.perf_counter()
@@ -41,6 +41,7 @@ def main() -> None:
     _send(replies, {"cuda": runner.has_cuda()})
     while True:
         request = Request.from_json(messages.get())
+        started = started or time.perf_counter()
         try:
             for each in request.passes:
                 _run(runner, request, each, lambda: _send(replies, {"progress": 1}))
@@ -57,7 +58,7 @@ def main() -> None:
             reply = {"error": str(error), "kind": type(error).__name__}
         runner.forget()
         _send(replies, reply)
-        started = time.perf_counter()
+        started = 0.0
 
 
 def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
@@ -73,7 +74,7 @@ def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[
             batches.append(logits)
             if tapped:
                 activations["head"] = logits
-            taps |= {f"{tap}/{n}": activation[:TAPPED_IMAGES] for tap, activation in activations.items()}
+            taps |= {f"{tap}/{n}": activation[:TAPPED_IMAGES].copy() for tap, activation in activations.items()}
             one_batch_done()
             if each.first_batch:
                 break

@@ -13,7 +13,7 @@ def headline(report: ParityReport) -> str:
     """The verdict in one line."""
     if report.passed:
         return "Both files compute the same" + (", and train alike" if report.training else "")
-    if _outputs_agree(report):
+    if report.computes_the_same:
         return "These files compute the same, but do not train alike"
     return "These files do not compute the same"
 
@@ -28,9 +28,9 @@ def sentences(report: ParityReport) -> Iterator[str]:
         yield _training(report)
     yield from _reservations(report)
     references = [pair for comparison in report.comparisons if (pair := comparison.reference_errors)]
-    if report.dtype == "float64" and _outputs_agree(report):
+    if report.dtype == "float64" and report.outputs_agree:
         yield "Both computed in float64, where a mistake in the mapping would stand out by orders of magnitude."
-    elif references and _outputs_agree(report) and max(map(max, references)) <= report.tolerance:
+    elif references and report.outputs_agree and max(map(max, references)) <= report.tolerance:
         first, second = (max(pair[n] for pair in references) for n in (0, 1))
         yield (
             f"Each is as close to the first file computed in float64 ({figure(first)} and {figure(second)}): what is "
@@ -49,19 +49,20 @@ def agreement(report: ParityReport) -> float:
     return agreed / images(report) if images(report) else 0.0
 
 
-def _outputs_agree(report: ParityReport) -> bool:
-    return all(comparison.passes(report.tolerance) for comparison in report.comparisons)
-
-
 def _outputs(report: ParityReport) -> str:
     a, b = sides(report)
     on, error = f"On {count(images(report), 'image')}", report.relative_error
     if not math.isfinite(error):
         return f"{on}, outputs of {a} or of {b} hold NaN or Inf: they cannot be used."
-    if error == 0:
+    if error == 0 and report.divergence is None:
         same = f"{on}, the outputs of {a} and {b} are equal to the last digit."
-        return same if _outputs_agree(report) else f"{same} {_rounding(report)}"
-    if _outputs_agree(report):
+        return same if report.outputs_agree else f"{same} {_rounding(report)}"
+    if report.outputs_agree and report.divergence is not None:
+        return (
+            f"{on}, the outputs of {a} and {b} agree, but not what is on the way to them: other images would show it. "
+            "Whoever uses the second file gets other results than from the first."
+        )
+    if report.outputs_agree:
         digits = max(1, math.floor(-math.log10(error)))
         return (
             f"{on}, the outputs of {a} and {b} agree to {count(digits, 'digit')}: they are at most {figure(error)} of "
@@ -93,7 +94,7 @@ def _training(report: ParityReport) -> str:
 def _reservations(report: ParityReport) -> Iterator[str]:
     """What a reader must know before trusting a verdict that says the same."""
     rounding = [error for comparison in report.comparisons if (error := comparison.rounding_error) is not None]
-    if rounding and _outputs_agree(report):
+    if rounding and report.outputs_agree:
         yield (
             f"The second file holds its weights in a narrower type; that rounding alone moves the outputs by "
             f"{of_the_largest(max(rounding))}, and is allowed for."
