@@ -351,7 +351,7 @@ def test_traits_that_nobody_states_are_said_to_be_assumed(tmp_path: Path) -> Non
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"head": "x"}, "head must be one of"),
         ({"to_format": "foo"}, "to_format must be one of"),
-        ({"to_format": "keras"}, "to_format must be one of"),
+        ({"to_format": "tf"}, "to_format must be one of"),
         ({"classes": -3}, "a classifier has 1 to"),
         ({"classes": 99_999_999_999}, "a classifier has 1 to"),
     ],
