@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from denseport.parity import verify as verify
     from denseport.prediction import Prediction as Prediction
     from denseport.prediction import predict as predict
+    from denseport.preprocessing import Preprocessing as Preprocessing
+    from denseport.preprocessing import preprocess as preprocess
     from denseport.presets import Preset as Preset
     from denseport.presets import pull as pull
 
@@ -67,6 +69,8 @@ _HOMES = {
     "verify": "parity",
     "Prediction": "prediction",
     "predict": "prediction",
+    "Preprocessing": "preprocessing",
+    "preprocess": "preprocessing",
     "Preset": "presets",
     "pull": "presets",
 }

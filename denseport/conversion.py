@@ -22,6 +22,7 @@ from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.loading import opened, sha256
 from denseport.output import confirm, replacing
+from denseport.preprocessing import RECORD, find_preprocessing
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
 
@@ -176,6 +177,9 @@ def convert(
         framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
         tensors = layouts.from_canonical(weights, layout, framework)
         metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
+        usual = preset.preprocessing if preset else find_preprocessing(found.layout.preprocessing)
+        if usual != find_preprocessing("none"):
+            metadata.setdefault(RECORD, json.dumps(usual.to_dict()))
         if to_format in exports.FRAMEWORKS:
             notes += exports.write(to_format, weights, layout, metadata, found.layout.preprocessing, temporary)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -14,8 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from denseport import presets
-from denseport.checkpoint import Checkpoint
-from denseport.errors import FormatError, UsageError, VerificationError, quoted
+from denseport.errors import UsageError, VerificationError, quoted
 from denseport.loading import opened
 from denseport.output import temporary_folder
 from denseport.parity.images import ImageSet, given
@@ -23,13 +21,12 @@ from denseport.parity.processes import Workers
 from denseport.parity.request import OUTPUTS, Pass, Request
 from denseport.parity.verification import DEVICE
 from denseport.parity.worker import BATCH
-from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
 from denseport.presets.classes import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
 
 Framework = Literal["torch", "keras"]
 Progress = Callable[[int, int], None]
-PREPROCESSING = "preprocessing"
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def predict(
         layout, classes = layout or preset.layout, classes or preset.classes or None
     with opened(path, layout) as (checkpoint, found):
         config = found.config
-        usual = _recorded(checkpoint) or find_preprocessing(found.layout.preprocessing)
+        usual = recorded(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing)
     if config.num_classes is None:
         raise UsageError(f"{path}: has no classifier, so there are no classes to predict; give a file that has one")
     names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes
@@ -138,17 +135,6 @@ def _check_options(images: Sequence[str | Path], framework: str, top: int, devic
         raise UsageError(f"--top {top}: must be 1 or more")
     if not images:
         raise UsageError("there are no images to predict; give pictures, or a folder of them")
-
-
-def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
-    """The preprocessing that travels with the weights, or None."""
-    if PREPROCESSING not in checkpoint.metadata:
-        return None
-    try:
-        table = json.loads(checkpoint.metadata[PREPROCESSING])
-    except (ValueError, RecursionError):
-        raise FormatError(f"{checkpoint.path}: preprocessing is no JSON; correct the file's metadata") from None
-    return Preprocessing.from_dict(table, str(checkpoint.path))
 
 
 def _shown(given_as: Path, images: ImageSet) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 # Beyond what any image or net has; they keep figures out of a stranger's file from reaching infinity or all memory.
 MAX_VALUE = 1e6
 MAX_CROP = 4096
+# The key of a file's metadata under which a preprocessing travels, as JSON.
+RECORD = "preprocessing"
 
 
 def _require_number(field: str, value: object, least: float, most: float) -> None:
@@ -136,6 +140,21 @@ def find_preprocessing(name: str) -> Preprocessing:
     if name not in PREPROCESSING:
         raise UsageError(f"no preprocessing is called {quoted(name)}; known: {', '.join(PREPROCESSING)}")
     return PREPROCESSING[name]
+
+
+def recorded(metadata: Mapping[str, str], path: Path) -> Preprocessing | None:
+    """The preprocessing that travels with the weights of a file, or None where its metadata name none.
+
+    Raises:
+        FormatError: What they hold is no preprocessing; the message names `path`.
+    """
+    if RECORD not in metadata:
+        return None
+    try:
+        table = json.loads(metadata[RECORD])
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: preprocessing is no JSON; correct the file's metadata") from None
+    return Preprocessing.from_dict(table, str(path))
 
 
 def preprocess(images: np.ndarray, spec: Preprocessing) -> np.ndarray:

@@ -18,6 +18,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.derive import derive
+from denseport.preprocessing import PREPROCESSING, recorded
 
 PLAIN = SMALL["four blocks"][0]
 
@@ -411,3 +412,14 @@ def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
     config = {"class_name": "Sequential", "config": layers}
     traits = detect(Checkpoint(spelled, model_config=config)).config.traits
     assert (traits.epsilon, traits.padding, traits.final_activation) == (0.001, "same", "none")
+
+
+def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    denseport.convert(fixtures / "digits-torch.pth", target, to_layout="denseport", verify=False)
+    with denseport.read(target) as written:
+        found = recorded(written.metadata, target)
+    assert found == PREPROCESSING["torch"], "what torchvision's layout says, in a layout that says nothing"
+    denseport.convert(target, tmp_path / "y.h5", to_layout="denseport", verify=False)
+    with denseport.read(tmp_path / "y.h5") as written:
+        assert recorded(written.metadata, target) == found

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from denseport.config import TRAIT_NAMES, DenseNetConfig
-from denseport.errors import FormatError, LayoutError, UsageError
+from denseport.errors import LayoutError, UsageError
 from denseport.layouts import Layout, Weights, find_layout
-from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.preprocessing import RECORD, Preprocessing, find_preprocessing, recorded
 
-PREPROCESSING = "preprocessing"
 FRAMEWORKS: Mapping[str, str] = MappingProxyType({"timm": "torch", "keras-hub": "keras", "keras": "keras"})
 FOLDERS = ("timm", "keras-hub")
 # The traits that the model itself states beside its weights, whatever its layout says of them.
@@ -94,20 +93,14 @@ def write(
     traits = weights.config.replace(**others).to_dict()["traits"]
     metadata = {**metadata, "layout": layout.name, "traits": json.dumps(traits)}
     if preprocessing is not None:
-        metadata[PREPROCESSING] = json.dumps(preprocessing.to_dict())
+        metadata[RECORD] = json.dumps(preprocessing.to_dict())
     notes: list[str] = _module(kind).write(weights, layout, metadata, preprocessing, path)
     return notes
 
 
 def _preprocessing(metadata: Mapping[str, str], usual: str, path: Path) -> Preprocessing | None:
     """What is recorded, else what is usual, or None where neither says anything."""
-    if PREPROCESSING not in metadata:
-        return None if usual == "none" else find_preprocessing(usual)
-    try:
-        table = json.loads(metadata[PREPROCESSING])
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: the source's preprocessing is no JSON; correct the source's metadata") from None
-    return Preprocessing.from_dict(table, str(path))
+    return recorded(metadata, path) or (None if usual == "none" else find_preprocessing(usual))
 
 
 def _module(kind: str) -> ModuleType:

@@ -14,6 +14,7 @@ from denseport.errors import LayoutError, UsageError, listed, quoted
 from denseport.layouts import Detection, Weights, to_canonical
 from denseport.loading import opened
 from denseport.parity.libraries import LIBRARIES
+from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
 
 OTHER_FRAMEWORK = {"torch": "keras", "keras": "torch"}
 NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
@@ -30,7 +31,7 @@ class Side:
         framework: The framework that is to run it.
         config: Its architecture, without the classifier where that takes no part.
         narrow: The narrowest dtype below float32 among its tensors, or "".
-        preprocessing: How its layout's images are prepared.
+        preprocessing: How its images are prepared, as its metadata say or else its layout.
         head: Whether the classifier takes part.
         dropped: Whether the file holds a classifier that takes no part.
         library: The library whose own model is to load it, or None for the twin.
@@ -42,7 +43,7 @@ class Side:
     framework: str
     config: DenseNetConfig
     narrow: str
-    preprocessing: str
+    preprocessing: Preprocessing
     head: Literal["keep", "drop"]
     dropped: bool
     library: str | None = None
@@ -119,7 +120,7 @@ def _side(path: Path, layout: str | Path | None, head: Literal["keep", "drop"]) 
             framework=native,
             config=found.config.without_head() if head == "drop" else found.config,
             narrow=_narrow(checkpoint, found),
-            preprocessing=found.layout.preprocessing,
+            preprocessing=recorded(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing),
             head="keep" if found.config.num_classes and head == "keep" else "drop",
             dropped=found.config.num_classes is not None and head == "drop",
         )
