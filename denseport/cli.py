@@ -70,44 +70,8 @@ comparing = _options(
     click.option(
         "--train-steps", type=click.IntRange(0, 1000), default=0, help="Compare N steps of training too.", metavar="N"
     ),
-)
-showing = _options(
     click.option("--report", "document", type=click.Path(path_type=Path), help="Write the findings to an HTML page."),
     click.option("-v", "--verbose", is_flag=True, help="Show every tap along the net."),
-)
-converting = _options(
-    click.option("--from", "from_format", type=SOURCES, help="Format of SRC.  [default: by its content]"),
-    click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]"),
-    click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]"),
-    click.option(
-        "--to-layout",
-        metavar="NAME|FILE.toml",
-        help="Layout of DST.  [default: torchvision, or keras-applications for h5]",
-    ),
-    click.option(
-        "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
-    ),
-    click.option(
-        "--classes", type=click.IntRange(1), metavar="N", help="Replace the classifier by one of N zero outputs."
-    ),
-    click.option(
-        "--allow-trait-mismatch",
-        is_flag=True,
-        help="Go on where the target layout computes something else with the same weights.",
-    ),
-    click.option(
-        "--compensate-epsilon",
-        is_flag=True,
-        help="Where epsilons differ, move the difference into the running variances.",
-    ),
-    click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or Inf, too."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
-        default="keep",
-        help="Keep the dtype, or round every tensor to another.",
-    ),
-    click.option("--verify/--no-verify", default=True, help="Run both frameworks and compare their outputs."),
 )
 
 
@@ -121,9 +85,35 @@ def cli() -> None:
 
 
 @cli.command()
-@converting
+@click.option("--from", "from_format", type=SOURCES, help="Format of SRC.  [default: by its content]")
+@click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]")
+@click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]")
+@click.option(
+    "--to-layout", metavar="NAME|FILE.toml", help="Layout of DST.  [default: torchvision, or keras-applications for h5]"
+)
+@click.option(
+    "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
+)
+@click.option("--classes", type=click.IntRange(1), metavar="N", help="Replace the classifier by one of N zero outputs.")
+@click.option(
+    "--allow-trait-mismatch",
+    is_flag=True,
+    help="Go on where the target layout computes something else with the same weights.",
+)
+@click.option(
+    "--compensate-epsilon",
+    is_flag=True,
+    help="Where epsilons differ, move the difference into the running variances.",
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or Inf, too.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
+    default="keep",
+    help="Keep the dtype, or round every tensor to another.",
+)
+@click.option("--verify/--no-verify", default=True, help="Run both frameworks and compare their outputs.")
 @comparing
-@showing
 @click.option("--force", is_flag=True, help="Replace DST where it exists.")
 @as_json
 @click.argument("src", type=click.Path(path_type=Path))
@@ -158,36 +148,7 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
 
 
 @cli.command()
-@converting
 @comparing
-@click.option(
-    "--force", is_flag=True, help="Replace targets that no migration has written, or that were changed since."
-)
-@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="How many files at a time.  [default: 1]")
-@click.option("--scheduler", metavar="ADDRESS", help="Let a Dask cluster do it, such as tcp://host:8786.")
-@as_json
-@click.argument("src", metavar="SRC_DIR|MANIFEST")
-@click.argument("dst", metavar="DST_DIR")
-def migrate(as_json: bool, **options: Any) -> None:
-    """Convert many files, each on its own, and go on where an earlier run has ended.
-
-    SRC_DIR is a folder, whose weight files are converted to the format of --to; MANIFEST a .toml or .csv file with a
-    source, a target and options for each file. Both, and DST_DIR, may be URLs. What became of each file is written to
-    DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
-    """
-    from denseport.migration import migrate as run
-    from denseport.migration.report import lines
-
-    with terminal.counting("migrating") as progress:
-        report = run(**options, progress=progress)
-    _print(report.to_dict(), as_json, lambda _plain: lines(report))
-    if report.failed:
-        sys.exit(1)
-
-
-@cli.command()
-@comparing
-@showing
 @click.option("--layout-a", metavar="NAME|FILE.toml", help="Layout of A.  [default: detected]")
 @click.option("--layout-b", metavar="NAME|FILE.toml", help="Layout of B.  [default: detected]")
 @as_json
