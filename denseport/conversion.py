@@ -178,7 +178,9 @@ def convert(
         tensors = layouts.from_canonical(weights, layout, framework)
         metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
         usual = preset.preprocessing if preset else find_preprocessing(found.layout.preprocessing)
-        if usual != find_preprocessing("none"):
+        # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
+        of_photographs = weights.config.in_channels == 3 and weights.config.dimensions == 2
+        if of_photographs and usual != find_preprocessing("none"):
             metadata.setdefault(RECORD, json.dumps(usual.to_dict()))
         if to_format in exports.FRAMEWORKS:
             notes += exports.write(to_format, weights, layout, metadata, found.layout.preprocessing, temporary)
