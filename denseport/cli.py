@@ -20,8 +20,11 @@ from denseport.errors import DenseportError, UsageError, VerificationError, prin
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
+# The tables that these names come from would bring numpy into `--help`; a test holds both to each other.
 FORMATS = click.Choice(["pth", "h5", "safetensors", "keras"])
-SOURCES = click.Choice(["pth", "h5", "safetensors", "keras"])
+PREPROCESSING = click.Choice(["torch", "keras-cv", "caffe", "densenet-caffe", "torchxrayvision", "none"])
+LIBRARIES = click.Choice(["torchvision", "timm", "monai", "keras-applications", "keras-hub"])
+BACKENDS = click.Choice(["tensorflow", "torch", "jax"])
 UNHARMED = "no file was left half-written"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,18 +55,18 @@ comparing = _options(
     ),
     click.option(
         "--preprocess",
-        type=click.Choice(["torch", "keras-cv", "caffe", "densenet-caffe", "torchxrayvision", "none"]),
+        type=PREPROCESSING,
         help="How images are prepared.  [default: image files as A's layout says, arrays not at all]",
     ),
     click.option(
         "--against",
         multiple=True,
-        type=click.Choice(["torchvision", "timm", "monai", "keras-applications", "keras-hub"]),
+        type=LIBRARIES,
         help="Let that library's own model load and run its file, in place of the twin.",
     ),
     click.option(
         "--keras-backend",
-        type=click.Choice(["tensorflow", "torch", "jax"]),
+        type=BACKENDS,
         help="What Keras runs on.  [default: KERAS_BACKEND, or tensorflow]",
     ),
     click.option("--allow-tf32", is_flag=True, help="Let a GPU round to TF32 on its way."),
@@ -85,7 +88,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--from", "from_format", type=SOURCES, help="Format of SRC.  [default: by its content]")
+@click.option("--from", "from_format", type=FORMATS, help="Format of SRC.  [default: by its content]")
 @click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]")
 @click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]")
 @click.option(
@@ -273,7 +276,7 @@ def pull(as_json: bool, preset: str) -> None:
 @click.option("--layout", metavar="NAME|FILE.toml", help="Layout of FILE.  [default: detected]")
 @click.option(
     "--preprocess",
-    type=click.Choice(["torch", "keras-cv", "caffe", "none"]),
+    type=PREPROCESSING,
     help="How images are prepared.  [default: pictures as the preset, the metadata or the layout says]",
 )
 @click.option(

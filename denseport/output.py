@@ -42,7 +42,7 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
             except DenseportError as error:
                 error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
                 raise
-            _sync(temporary)
+            sync(temporary)
             if final.exists():
                 temporary.chmod(stat.S_IMODE(final.stat().st_mode))
             if force or not _linked(temporary, final):
@@ -52,7 +52,7 @@ def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(target, error) from None
     with suppress(OSError):  # the file is in place; not every folder may be read, or can be synced
-        _sync(final.parent)
+        sync(final.parent)
 
 
 @contextmanager
@@ -191,7 +191,8 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
                 os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until what was written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

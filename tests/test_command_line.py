@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from denseport import cli, conversion
+from denseport.parity.libraries import LIBRARIES
+from denseport.preprocessing import PREPROCESSING
+from denseport.requirements import BACKENDS
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -138,3 +143,10 @@ def test_every_public_name_is_there() -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
     assert not hasattr(package, "nonsense")
+
+
+def test_the_command_line_offers_what_there_is() -> None:
+    assert set(cli.FORMATS.choices) == set(conversion.DEFAULT_SUFFIX)
+    assert tuple(cli.PREPROCESSING.choices) == tuple(PREPROCESSING)
+    assert tuple(cli.LIBRARIES.choices) == tuple(LIBRARIES)
+    assert tuple(cli.BACKENDS.choices) == BACKENDS

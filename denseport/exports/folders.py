@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from denseport.errors import DenseportError, UsageError, listed
-from denseport.output import MARK, temporary_folder
+from denseport.output import MARK, sync, temporary_folder
 
 # linux/fs.h and fcntl.h
 RENAME_EXCHANGE, AT_FDCWD = 2, -100
@@ -36,7 +36,7 @@ def replacing_folder(target: Path, files: Collection[str], *, force: bool) -> It
                 error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
                 raise
             for written in (*sorted(temporary.iterdir()), temporary):
-                _sync(written)
+                sync(written)
             _put(temporary, _free(target, files, force), target)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -44,7 +44,7 @@ def replacing_folder(target: Path, files: Collection[str], *, force: bool) -> It
             f"{target}: cannot be written ({reason}); free space, or choose a folder you can write to"
         ) from None
     with suppress(OSError):  # the folder is in place; not every folder may be read, or can be synced
-        _sync(final.parent)
+        sync(final.parent)
 
 
 def _free(target: Path, files: Collection[str], force: bool) -> Path:
@@ -88,11 +88,3 @@ def _exchanged(one: Path, other: Path) -> bool:
     if rename is None:
         return False
     return bool(rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

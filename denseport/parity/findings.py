@@ -22,7 +22,8 @@ NEGLIGIBLE = 1e-6
 
 def outputs(request: Request, name: str) -> dict[str, np.ndarray]:
     """The outputs (N, C) of a pass by the number of the image array; empty where there was no such pass."""
-    return dict(np.load(request.outputs(name), allow_pickle=False)) if request.outputs(name).exists() else {}
+    file = request.outputs(name)
+    return _arrays(file) if file.exists() else {}
 
 
 def tap_errors(requests: Sequence[Request], configs: Sequence[DenseNetConfig]) -> tuple[Tap, ...]:
@@ -68,7 +69,7 @@ def training(requests: Sequence[Request]) -> TrainingReport | None:
     asked = requests[0].training
     if asked is None:
         return None
-    a, b = (_trained(request.trained) for request in requests)
+    a, b = (_arrays(request.trained) for request in requests)
     gradients = [name for name in a if name.startswith("gradient/")]
     least = NEGLIGIBLE * max(float(np.abs(a[name]).max()) for name in gradients)
     tensors = []
@@ -84,6 +85,6 @@ def training(requests: Sequence[Request]) -> TrainingReport | None:
     return TrainingReport(asked.steps, asked.learning_rate, losses, tuple(tensors), TRAINING_TOLERANCE)
 
 
-def _trained(file: Path) -> dict[str, np.ndarray]:
+def _arrays(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)

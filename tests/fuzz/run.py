@@ -124,7 +124,7 @@ def with_hypothesis(name: str, seconds: int, found: Path, work: Path) -> int:
     while time.monotonic() < end:
         try:
             seed(time.time_ns())(round_of_files)()
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is a finding
             kept = found / f"{name}-{time.time_ns()}{reader.suffix}"
             shutil.copyfile(path, kept)
             traceback.print_exc()

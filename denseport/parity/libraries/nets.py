@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from denseport import formats
 from denseport.config import DenseNetConfig
-from denseport.errors import UsageError
 
 if TYPE_CHECKING:
     import keras
@@ -196,17 +195,13 @@ def _computing_in(dtype: str) -> Iterator[None]:
     """Gives the Keras layers and inputs that are made meanwhile their dtype."""
     import keras
 
-    if dtype == "float64" and keras.backend.backend() != "tensorflow":
-        raise UsageError(
-            f"Keras computes in float64 on TensorFlow only, not on {keras.backend.backend()}; "
-            "set KERAS_BACKEND=tensorflow in the environment"
-        )
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    # Inputs go by floatx, and round the images to it, whatever the policy for layers says.
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(before[0])
-        keras.config.set_dtype_policy(before[1])
+    from denseport.models.keras.twin import computing_in
+
+    before = keras.config.floatx()
+    with computing_in(dtype):
+        # Inputs go by floatx, and round the images to it, whatever the policy for layers says.
+        keras.config.set_floatx(dtype)
+        try:
+            yield
+        finally:
+            keras.config.set_floatx(before)
