@@ -183,7 +183,7 @@ def convert(
         if of_photographs and usual != find_preprocessing("none"):
             metadata.setdefault(RECORD, json.dumps(usual.to_dict()))
         if to_format in exports.FRAMEWORKS:
-            notes += exports.write(to_format, weights, layout, metadata, found.layout.preprocessing, temporary)
+            notes += exports.write(to_format, weights, layout, metadata, temporary)
         else:
             formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))
         confirm(tensors, temporary)

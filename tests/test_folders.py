@@ -207,7 +207,7 @@ def test_timms_nets_are_called_by_their_names(name: str) -> None:
 def test_new_features_may_come_first_in_an_archive(tmp_path: Path, folder: Path, script: Callable[..., Any]) -> None:
     config = SMALL["CIFAR"][0]
     weights = weights_of(config).concatenated("new-first")
-    exports.write("keras", weights, layouts.find_layout("denseport"), {}, "none", tmp_path / "a.keras")
+    exports.write("keras", weights, layouts.find_layout("denseport"), {}, tmp_path / "a.keras")
     assert library.inspect(tmp_path / "a.keras").config == config.replace(concatenation="new-first")
     images = f"{folder}/keras-cifar.images.npy"
     requests = [

@@ -16,7 +16,7 @@ from types import MappingProxyType, ModuleType
 from denseport.config import TRAIT_NAMES, DenseNetConfig
 from denseport.errors import LayoutError, UsageError
 from denseport.layouts import Layout, Weights, find_layout
-from denseport.preprocessing import RECORD, Preprocessing, find_preprocessing, recorded
+from denseport.preprocessing import recorded
 
 FRAMEWORKS: Mapping[str, str] = MappingProxyType({"timm": "torch", "keras-hub": "keras", "keras": "keras"})
 FOLDERS = ("timm", "keras-hub")
@@ -67,9 +67,7 @@ def files(kind: str) -> tuple[str, ...]:
     return names
 
 
-def write(
-    kind: str, weights: Weights, layout: Layout, metadata: Mapping[str, str], usual_preprocessing: str, path: Path
-) -> list[str]:
+def write(kind: str, weights: Weights, layout: Layout, metadata: Mapping[str, str], path: Path) -> list[str]:
     """Writes a model to a file, or into a folder that is there.
 
     Args:
@@ -77,7 +75,6 @@ def write(
         weights: Those of a net for which there is a `layout_for` this kind.
         layout: That layout.
         metadata: The strings that travel with the weights; a `preprocessing` among them says how images are prepared.
-        usual_preprocessing: By its name, what is true where they do not say it.
         path: The file, or the folder.
 
     Returns:
@@ -87,20 +84,13 @@ def write(
         FormatError: The recorded preprocessing makes no sense, or the format cannot hold a dtype.
         OSError: It cannot be written.
     """
-    preprocessing = _preprocessing(metadata, usual_preprocessing, path)
+    preprocessing = recorded(metadata, path)
     stated = STATED.get(kind, frozenset())
     others = {trait: value for trait, value in layout.traits_of(weights.config).items() if trait not in stated}
     traits = weights.config.replace(**others).to_dict()["traits"]
     metadata = {**metadata, "layout": layout.name, "traits": json.dumps(traits)}
-    if preprocessing is not None:
-        metadata[RECORD] = json.dumps(preprocessing.to_dict())
     notes: list[str] = _module(kind).write(weights, layout, metadata, preprocessing, path)
     return notes
-
-
-def _preprocessing(metadata: Mapping[str, str], usual: str, path: Path) -> Preprocessing | None:
-    """What is recorded, else what is usual, or None where neither says anything."""
-    return recorded(metadata, path) or (None if usual == "none" else find_preprocessing(usual))
 
 
 def _module(kind: str) -> ModuleType:

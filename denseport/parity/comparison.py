@@ -85,8 +85,8 @@ def disagreements(
 
 
 def predictions(a: np.ndarray, b: np.ndarray, names: tuple[str, ...], limit: int) -> list[Prediction]:
-    """The largest outputs of the first `limit` images, as shares of a softmax."""
-    return [Prediction(names[n] if names else f"image {n}", _top(a[n]), _top(b[n])) for n in range(min(limit, len(a)))]
+    """The largest outputs of the first `limit` images, one name each, as shares of a softmax."""
+    return [Prediction(name, _top(a[n]), _top(b[n])) for n, name in enumerate(names[:limit])]
 
 
 def _top(logits: np.ndarray) -> tuple[tuple[int, float], ...]:

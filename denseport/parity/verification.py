@@ -89,7 +89,7 @@ def verify(
             `torchvision`, `timm`, `monai`; `keras-applications`, `keras-hub`.
         keras_backend: `tensorflow`, `torch` or `jax`; where None, what KERAS_BACKEND says, else `tensorflow`.
         allow_tf32: Whether a GPU may round to TF32.
-        train_steps: How many steps of training are compared as well, in float64.
+        train_steps: How many steps of training are compared as well, in float64; epsilons count as for `exact`.
         progress: Is called with the number of batches that are done, and of all batches.
         workers: Processes to run in, for many checks in a row; where None, each check starts its own.
 
