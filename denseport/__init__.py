@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from denseport.loading import load_keras as load_keras
     from denseport.loading import load_torch as load_torch
     from denseport.loading import read as read
+    from denseport.migration import MigrationReport as MigrationReport
+    from denseport.migration import migrate as migrate
     from denseport.output import write as write
     from denseport.parity import ParityReport as ParityReport
     from denseport.parity import Workers as Workers
@@ -63,6 +65,8 @@ _HOMES = {
     "load_keras": "loading",
     "load_torch": "loading",
     "read": "loading",
+    "MigrationReport": "migration",
+    "migrate": "migration",
     "write": "output",
     "ParityReport": "parity",
     "Workers": "parity",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
@@ -10,72 +9,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from denseport import terminal, text
+from denseport.cli_options import PREPROCESSING, as_json, comparing, converting, showing
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
-# The tables that these names come from would bring numpy into `--help`; a test holds both to each other.
-FORMATS = click.Choice(["pth", "h5", "safetensors", "keras"])
-PREPROCESSING = click.Choice(["torch", "keras-cv", "caffe", "densenet-caffe", "torchxrayvision", "none"])
-LIBRARIES = click.Choice(["torchvision", "timm", "monai", "keras-applications", "keras-hub"])
-BACKENDS = click.Choice(["tensorflow", "torch", "jax"])
 UNHARMED = "no file was left half-written"
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several options as one decorator, so that commands share them."""
-    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-comparing = _options(
-    click.option(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda|cuda:N",
-        help="Where both frameworks run; auto takes CUDA where both can use it.  [default: auto]",
-    ),
-    click.option(
-        "--tolerance",
-        type=click.FloatRange(0, 1),
-        help="Largest relative error that passes.  [default: 1e-5, with --exact 1e-10]",
-    ),
-    click.option("--exact", is_flag=True, help="Compute in float64, where a right mapping agrees to about 1e-13."),
-    click.option(
-        "--inputs",
-        metavar="FILE|FOLDER",
-        help="Images to compare on: npz with `images` (N, H, W, C) and perhaps `labels` (N,); an image; or a folder.",
-    ),
-    click.option(
-        "--preprocess",
-        type=PREPROCESSING,
-        help="How images are prepared.  [default: image files as A's layout says, arrays not at all]",
-    ),
-    click.option(
-        "--against",
-        multiple=True,
-        type=LIBRARIES,
-        help="Let that library's own model load and run its file, in place of the twin.",
-    ),
-    click.option(
-        "--keras-backend",
-        type=BACKENDS,
-        help="What Keras runs on.  [default: KERAS_BACKEND, or tensorflow]",
-    ),
-    click.option("--allow-tf32", is_flag=True, help="Let a GPU round to TF32 on its way."),
-    click.option(
-        "--train-steps", type=click.IntRange(0, 1000), default=0, help="Compare N steps of training too.", metavar="N"
-    ),
-    click.option("--report", "document", type=click.Path(path_type=Path), help="Write the findings to an HTML page."),
-    click.option("-v", "--verbose", is_flag=True, help="Show every tap along the net."),
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,35 +33,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--from", "from_format", type=FORMATS, help="Format of SRC.  [default: by its content]")
-@click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]")
-@click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]")
-@click.option(
-    "--to-layout", metavar="NAME|FILE.toml", help="Layout of DST.  [default: torchvision, or keras-applications for h5]"
-)
-@click.option(
-    "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
-)
-@click.option("--classes", type=click.IntRange(1), metavar="N", help="Replace the classifier by one of N zero outputs.")
-@click.option(
-    "--allow-trait-mismatch",
-    is_flag=True,
-    help="Go on where the target layout computes something else with the same weights.",
-)
-@click.option(
-    "--compensate-epsilon",
-    is_flag=True,
-    help="Where epsilons differ, move the difference into the running variances.",
-)
-@click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or Inf, too.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
-    default="keep",
-    help="Keep the dtype, or round every tensor to another.",
-)
-@click.option("--verify/--no-verify", default=True, help="Run both frameworks and compare their outputs.")
+@converting
 @comparing
+@showing
 @click.option("--force", is_flag=True, help="Replace DST where it exists.")
 @as_json
 @click.argument("src", type=click.Path(path_type=Path))
@@ -151,7 +70,36 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
 
 
 @cli.command()
+@converting
 @comparing
+@click.option(
+    "--force", is_flag=True, help="Replace targets that no migration has written, or that were changed since."
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="How many files at a time.  [default: 1]")
+@click.option("--scheduler", metavar="ADDRESS", help="Let a Dask cluster do it, such as tcp://host:8786.")
+@as_json
+@click.argument("src", metavar="SRC_DIR|MANIFEST")
+@click.argument("dst", metavar="DST_DIR")
+def migrate(as_json: bool, **options: Any) -> None:
+    """Convert many files, each on its own, and go on where an earlier run has ended.
+
+    SRC_DIR is a folder, whose weight files are converted to the format of --to; MANIFEST a .toml or .csv file with a
+    source, a target and options for each file. Both, and DST_DIR, may be URLs. What became of each file is written to
+    DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
+    """
+    from denseport.migration import migrate as run
+    from denseport.migration.report import lines
+
+    with terminal.counting("migrating") as progress:
+        report = run(**options, progress=progress)
+    _print(report.to_dict(), as_json, lambda _plain: lines(report))
+    if report.failed:
+        sys.exit(1)
+
+
+@cli.command()
+@comparing
+@showing
 @click.option("--layout-a", metavar="NAME|FILE.toml", help="Layout of A.  [default: detected]")
 @click.option("--layout-b", metavar="NAME|FILE.toml", help="Layout of B.  [default: detected]")
 @as_json

@@ -34,6 +34,39 @@ def sign_of_life(what: str) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def counting(what: str) -> Iterator[Progress]:
+    """Shows on a terminal's stderr how many files are done, how many a minute, and how long the rest will take.
+
+    What it yields takes the number of files that are done, and of all files.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn()
+    settings: dict[str, Any] = {"transient": True, "speed_estimate_period": 600}  # a parity check takes seconds
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), **settings) as bar:
+        task = bar.add_task(f"{what} ...", total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            seconds = bar.tasks[0].elapsed
+            rate = f"{60 * done / seconds:.1f} a minute" if seconds and done else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
 def print_parity(report: Mapping[str, Any], every_tap: bool) -> None:
     """A parity check as tables on a terminal's stdout: the same verdict and figures as `text.parity`."""
     from rich.console import Console

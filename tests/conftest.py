@@ -24,6 +24,7 @@ SPREAD = (
     "test_ecosystem.py",
     "test_hostile_inputs.py",
     "test_interruption.py",
+    "test_migration.py",
     "test_parity.py",
     "test_size.py",
 )

@@ -1,0 +1,102 @@
+"""The file of results: one JSON object a line, written when a file is done, and read when a run is taken up again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from denseport.errors import FormatError, UsageError
+from denseport.migration import places
+from denseport.migration.report import Result
+from denseport.output import temporary_folder
+
+FILE_NAME = "denseport-migration.jsonl"
+SECONDS_BETWEEN_UPLOADS = 10.0
+
+
+class Results:
+    """Results by their target's name, the last one of each; whoever adds one finds it on the disk."""
+
+    def __init__(self, file: BinaryIO, place: str, remote: bool) -> None:
+        self._file = file
+        self._place = place
+        self._remote = remote
+        self._uploaded = time.monotonic()
+        self._pending = False
+        self.by_target = {result.target: result for result in _read(file, place)}
+
+    def add(self, result: Result) -> None:
+        """Writes a result down."""
+        self._file.write(json.dumps(result.to_dict()).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.by_target[result.target] = result
+        self._pending = True
+        if time.monotonic() - self._uploaded > SECONDS_BETWEEN_UPLOADS:
+            self.upload()
+
+    def upload(self) -> None:
+        """Sends the file, where it belongs to a remote folder, and something was added."""
+        if not self._remote or not self._pending:
+            return
+        with places.replacing(self._place, force=True) as copy:
+            copy.write_bytes(Path(self._file.name).read_bytes())
+        self._uploaded = time.monotonic()
+        self._pending = False
+
+
+@contextmanager
+def opened(dst: str) -> Iterator[Results]:
+    """The results of the folder of targets, which is made where it is missing; one run at a time has a local one.
+
+    A last line that was cut off when a run was killed is taken away. A remote file is sent every few seconds, whole: of
+    a killed run, what came later is found out again.
+
+    Raises:
+        UsageError: The folder cannot be used, or another migration is at work in it.
+        FormatError: A line is no result.
+    """
+    place = places.absolute(FILE_NAME, dst)
+    with temporary_folder(Path(tempfile.gettempdir()), places.TEMPORARY) as folder:
+        remote = places.is_remote(place)
+        path = folder / FILE_NAME if remote else Path(place)
+        if remote and places.digest(place) is not None:
+            with places.fetched(place) as copy:
+                path.write_bytes(copy.read_bytes())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        except OSError as error:
+            raise UsageError(f"{place}: cannot be written ({error.strerror}); choose another folder") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"{dst}: another migration is at work there; wait for it, or end it") from None
+            results = Results(file, place, remote)
+            try:
+                yield results
+            finally:
+                results.upload()
+
+
+def _read(file: BinaryIO, place: str) -> Iterator[Result]:
+    """The results of whole lines; what follows the last of them is cut off."""
+    file.seek(0)
+    end = 0
+    for n, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            file.truncate(end)
+            return
+        end += len(line)
+        try:
+            yield Result.from_dict(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            raise FormatError(f"{place}: line {n} is no result of a migration; remove the line or the file") from None
