@@ -7,8 +7,10 @@ Canonical parameters are named and laid out as PyTorch does it: `weight` and `bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from denseport.config import DenseNetConfig
@@ -105,11 +107,15 @@ def feeding(tap: str, config: DenseNetConfig) -> list[str]:
     return [name for name in shapes(config) if name.startswith(f"{tap}.") and not name.startswith(others)]
 
 
-def shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
+@lru_cache(maxsize=16)
+def shapes(config: DenseNetConfig) -> Mapping[str, tuple[int, ...]]:
     """Every canonical tensor's shape by its full name, in graph order."""
-    return {f"{layer.name}.{name}": shape for layer in layers(config) for name, shape in layer.shapes.items()}
+    return MappingProxyType(
+        {f"{layer.name}.{name}": shape for layer in layers(config) for name, shape in layer.shapes.items()}
+    )
 
 
+@lru_cache(maxsize=8192)
 def kind(layer: str) -> Kind:
     """The kind of a canonical layer, by its name."""
     last = layer.rpartition(".")[2]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 PIECE_BYTES = 4 << 20
+STRIP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,24 @@ class Checkpoint:
 def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
     """The values in C order as flat arrays of a few MiB, so that a transposed array is never copied as a whole."""
     if values.nbytes <= PIECE_BYTES:
-        yield np.ascontiguousarray(values).reshape(-1)
+        yield _in_c_order(values).reshape(-1)
     elif values.nbytes // len(values) > PIECE_BYTES:
         for row in values:
             yield from pieces(row)
     else:
         rows = PIECE_BYTES * len(values) // values.nbytes
         for start in range(0, len(values), rows):
-            yield np.ascontiguousarray(values[start : start + rows]).reshape(-1)
+            yield _in_c_order(values[start : start + rows]).reshape(-1)
+
+
+def _in_c_order(values: np.ndarray) -> np.ndarray:
+    """The values contiguously; a transposed array is copied in strips, which stay in the processor's cache."""
+    if values.ndim < 2 or values.flags.c_contiguous or values.shape[-1] <= STRIP:
+        return np.ascontiguousarray(values)
+    copy = np.empty(values.shape, values.dtype)
+    for start in range(0, values.shape[-1], STRIP):
+        copy[..., start : start + STRIP] = values[..., start : start + STRIP]
+    return copy
 
 
 def _parts_of(values: np.ndarray) -> Callable[[int, int], np.ndarray]:

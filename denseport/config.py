@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from denseport.errors import LayoutError, quoted
+
+
+@cache
+def _kinds_of_traits() -> Mapping[str, tuple[Any, tuple[str, ...]]]:
+    """Each trait's type, and the values that it may have where it is one of a few."""
+    return {trait: (type_, get_args(type_)) for trait, type_ in get_type_hints(Traits).items()}
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ class Traits:
     head_activation: Literal["none", "softmax", "sigmoid"] = "none"
 
     def __post_init__(self) -> None:
-        for trait, type_ in get_type_hints(Traits).items():
-            value, choices = getattr(self, trait), get_args(type_)
+        for trait, (type_, choices) in _kinds_of_traits().items():
+            value = getattr(self, trait)
             if choices and value not in choices:
                 raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
             if not choices and (isinstance(value, bool) or not isinstance(value, type_) or not 0 < value < 100):

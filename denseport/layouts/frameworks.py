@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from denseport.architecture import PARAMETERS, Kind
@@ -87,6 +88,7 @@ class Framework:
         return _permutation(CANONICAL_AXES.get(kind, ""), self.axes.get(kind, ""), rank)
 
 
+@lru_cache
 def _permutation(source: str, target: str, rank: int) -> tuple[int, ...]:
     """Axes for `numpy.transpose`; the identity where a tensor of that rank is no kernel (a bias, a statistic)."""
     spatial = SPATIAL.get(rank - 2, "")

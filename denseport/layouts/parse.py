@@ -57,7 +57,7 @@ MAX_NAME = 200
 def known_layouts() -> Mapping[str, Layout]:
     """The layouts that ship with the package, by name."""
     names = sorted(file.name for file in resources.files("denseport.layouts").iterdir() if file.name.endswith(".toml"))
-    return {layout.name: layout for layout in (parse(known_text(name[: -len(".toml")]), name) for name in names)}
+    return {layout.name: layout for layout in (_known(name[: -len(".toml")]).layout() for name in names)}
 
 
 def known_text(name: str) -> str:
@@ -152,7 +152,7 @@ class _Parser:
         if not re.fullmatch(r"[a-z0-9.-]{1,100}", name) or f"{name}.toml" == Path(self.file).name:
             raise self.wrong("extends", "must name another layout that ships with denseport")
         try:
-            extended = _Parser(known_text(name), f"{name}.toml")
+            extended = _known(name)
         except FileNotFoundError:
             raise self.wrong("extends", f"names {quoted(name)}, which is no layout that ships with denseport") from None
         base, own = extended.base(), extended.table
@@ -237,6 +237,16 @@ class _Parser:
             if re.match(rf"""\s*\[*["']?{re.escape(key)}["']?\s*[=\]]""", line):
                 return f" (line {number})"
         return ""
+
+
+@cache
+def _known(name: str) -> _Parser:
+    """The layout of that name which ships with the package; many extend the same few.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return _Parser(known_text(name), f"{name}.toml")
 
 
 def _hashable(table: Mapping[str, Any]) -> dict[str, Any]:

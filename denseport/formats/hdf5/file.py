@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import weakref
+from functools import lru_cache
 from pathlib import Path
 
 from denseport.errors import FormatError
@@ -189,22 +190,28 @@ class Fields:
 
     def unpack(self, layout: str) -> tuple[int, ...]:
         """The next fields, by the letters of `struct`, little-endian and without padding."""
-        layout = "<" + layout
-        start = self._advance(struct.calcsize(layout))
-        return struct.unpack_from(layout, self._data, start)
+        compiled, start = _compiled(layout), self.position
+        self.position += compiled.size
+        if self.position > len(self._data):
+            raise self._ends_early()
+        return compiled.unpack_from(self._data, start)
 
     def take(self, length: int) -> bytes:
         """The next bytes."""
-        start = self._advance(length)
+        start = self.position
+        self.position += length
+        if self.position > len(self._data):
+            raise self._ends_early()
         return self._data[start : self.position]
 
     def integer(self, width: int) -> int:
         """The next unsigned integer, of any width in bytes."""
         return int.from_bytes(self.take(width), "little")
 
-    def _advance(self, length: int) -> int:
-        start = self.position
-        if length > len(self._data) - start:
-            raise self._file.broken(f"{self._what} ends early")
-        self.position = start + length
-        return start
+    def _ends_early(self) -> FormatError:
+        return self._file.broken(f"{self._what} ends early")
+
+
+@lru_cache
+def _compiled(layout: str) -> struct.Struct:
+    return struct.Struct("<" + layout)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
 from denseport.formats.hdf5.file import Fields, File
 
 SHARED = 0b10
+# Kind, length and flags of a message of version 1.
+MESSAGE = struct.Struct("<HHB3x")
 
 
 class Kind(IntEnum):
@@ -92,10 +95,14 @@ def read_header(file: File, address: int, what: str) -> Header:
 def _version_1(file: File, start: bytes, header: Header) -> None:
     blocks = [(header.address + 16, int.from_bytes(start[8:12], "little"))]
     while blocks:
-        fields = Fields(file, file.at(*blocks.pop(), header.what), header.what)
-        while fields.left >= 8:
-            kind, length, flags = fields.unpack("HHB3x")
-            _keep(file, header, blocks, kind, flags, fields.take(length))
+        # Without `Fields`: a file of weights has thousands of these, and most of the time to open it goes here.
+        data, position = file.at(*blocks.pop(), header.what), 0
+        while len(data) - position >= MESSAGE.size:
+            kind, length, flags = MESSAGE.unpack_from(data, position)
+            start, position = position + MESSAGE.size, position + MESSAGE.size + length
+            if position > len(data):
+                raise file.broken(f"{header.what} ends early")
+            _keep(file, header, blocks, kind, flags, data[start:position])
 
 
 def _version_2(file: File, start: bytes, header: Header) -> None:
