@@ -337,6 +337,15 @@ def test_the_number_of_entries_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     refused(path, "21 entries, more than 20")
 
 
+def test_the_size_of_the_directory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "x.zip", *(Odd(b"%d" % n) for n in range(10, 20)))
+    size = len(b"good") + records.CENTRAL.size + 10 * (2 + records.CENTRAL.size)
+    monkeypatch.setattr(archive, "MAX_DIRECTORY", size)
+    assert len(contents(path)) == 11
+    monkeypatch.setattr(archive, "MAX_DIRECTORY", size - 1)
+    refused(path, f"directory has {size} bytes, more than {size - 1}")
+
+
 def test_only_small_entries_are_copied(tmp_path: Path) -> None:
     archive = ZipArchive(SourceFile(zipped(tmp_path / "x.zip")))
     assert archive.content(archive.entries["good"], 16) == TEXT

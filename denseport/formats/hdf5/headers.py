@@ -99,10 +99,10 @@ def _version_1(file: File, start: bytes, header: Header) -> None:
         data, position = file.at(*blocks.pop(), header.what), 0
         while len(data) - position >= MESSAGE.size:
             kind, length, flags = MESSAGE.unpack_from(data, position)
-            start, position = position + MESSAGE.size, position + MESSAGE.size + length
+            position += MESSAGE.size + length
             if position > len(data):
                 raise file.broken(f"{header.what} ends early")
-            _keep(file, header, blocks, kind, flags, data[start:position])
+            _keep(file, header, blocks, kind, flags, data[position - length : position])
 
 
 def _version_2(file: File, start: bytes, header: Header) -> None:

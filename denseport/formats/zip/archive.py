@@ -33,6 +33,7 @@ from denseport.formats.zip.records import (
 )
 
 MAX_ENTRIES = 1 << 15
+MAX_DIRECTORY = 64 << 20
 # Deflate turns 1 MB into 1 GB. Weights are noise and shrink by a tenth, so that a much larger promise is no checkpoint.
 MAX_INFLATION = 16
 FREE_INFLATION = 128 << 20
@@ -216,18 +217,25 @@ class ZipArchive:
             raise self._refused(f"the zip archive's zip64 end record has the wrong length; {_BROKEN}")
         return int(position)
 
-    def _directory(self, count: int, position: int, directory_end: int) -> Iterator[_Header]:
+    def _directory(self, count: int, start: int, end: int) -> Iterator[_Header]:
+        if end - start > MAX_DIRECTORY:
+            raise self._refused(
+                f"the zip archive's directory has {end - start} bytes, more than {MAX_DIRECTORY}; {_ODD}"
+            )
+        directory, position = self._file.read(start, end - start), 0
         for _ in range(count):
-            if position + CENTRAL.size > directory_end:
+            if position + CENTRAL.size > len(directory):
                 raise self._refused(f"the zip archive's directory is cut off; {_BROKEN}")
             (signature, _, _, flags, method, _, _, crc, stored_size, size, *lengths, disk, _, _, local) = (
-                CENTRAL.unpack(self._file.read(position, CENTRAL.size))
+                CENTRAL.unpack_from(directory, position)
             )
             following = position + CENTRAL.size + sum(lengths)
-            if signature != CENTRAL_SIGNATURE or following > directory_end:
+            if signature != CENTRAL_SIGNATURE or following > len(directory):
                 raise self._refused(f"the zip archive's directory is malformed; {_BROKEN}")
-            described = self._file.read(position + CENTRAL.size, lengths[0] + lengths[1])
-            raw_name, extra = described[: lengths[0]], described[lengths[0] :]
+            name_start = position + CENTRAL.size
+            extra_start = name_start + lengths[0]
+            raw_name = directory[name_start:extra_start]
+            extra = directory[extra_start : extra_start + lengths[1]]
             name = self._name(raw_name, flags)
             if FULL32 in (size, stored_size, local):
                 size, stored_size, local = self._widened(name, extra, size, stored_size, local)
@@ -235,7 +243,7 @@ class ZipArchive:
                 raise self._refused("is one part of a split zip archive; join the parts")
             yield _Header(name, raw_name, flags, method, crc, stored_size, size, local)
             position = following
-        if position != directory_end:
+        if position != len(directory):
             raise self._refused(f"the zip archive's directory holds more than its {count} entries; {_ODD}")
 
     def _name(self, raw: bytes, flags: int) -> str:

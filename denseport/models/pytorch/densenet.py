@@ -84,11 +84,11 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     modules = nn.Sequential()
     width, stride = config.in_channels, config.traits.stem_stride
     for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
-        modules.add_module(f"pad{n}", Padding(config, config.stem_kernel, stride))
-        modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding=0))
+        padding = pad(config, modules, f"pad{n}", config.stem_kernel, stride)
+        modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding))
         if config.stem_norm:
             modules.add_module(f"norm{n}", norm(config, outputs))
-            modules.add_module(f"relu{n}", nn.ReLU())
+            modules.add_module(f"relu{n}", nn.ReLU(inplace=True))
         width, stride = outputs, 1
     if config.traits.stem_pool == "max":
         modules.add_module("pool", max_pool(config, stride=2))
@@ -112,14 +112,14 @@ def dense_layer(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> D
     """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
     layer = DenseConnection(config)
     layer.add_module("norm1", norm(config, width))
-    layer.add_module("relu1", nn.ReLU())
+    layer.add_module("relu1", nn.ReLU(inplace=True))
     if config.bottleneck_width is None:
         layer.add_module("conv1", conv(config, width, config.growth_rate, 3))
     else:
         layer.add_module("conv1", conv(config, width, config.bottleneck_width, 1))
         if config.bottleneck_norm:
             layer.add_module("norm2", norm(config, config.bottleneck_width))
-            layer.add_module("relu2", nn.ReLU())
+            layer.add_module("relu2", nn.ReLU(inplace=True))
         layer.add_module("conv2", conv(config, config.bottleneck_width, config.growth_rate, 3))
     if drop_rate:
         layer.add_module("dropout", nn.Dropout(drop_rate))
@@ -130,7 +130,7 @@ def transition(config: DenseNetConfig, width: int, outputs: int) -> nn.Sequentia
     """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
     modules = nn.Sequential()
     modules.add_module("norm", norm(config, width))
-    modules.add_module("relu", nn.ReLU())
+    modules.add_module("relu", nn.ReLU(inplace=True))
     modules.add_module("conv", conv(config, width, outputs, 1))
     modules.add_module("pool", average_pool(config, stride=2))
     return modules
@@ -172,9 +172,10 @@ def norm(config: DenseNetConfig, width: int) -> nn.Module:
 
 def max_pool(config: DenseNetConfig, stride: int) -> nn.Sequential:
     """The maximum of 3 positions an axis; no maximum sees the padding."""
-    return nn.Sequential(
-        Padding(config, 3, stride, value=float("-inf")), MAX_POOL[config.dimensions - 1](3, stride=stride)
-    )
+    modules = nn.Sequential()
+    padding = pad(config, modules, "pad", 3, stride, value=float("-inf"))
+    modules.add_module("max", MAX_POOL[config.dimensions - 1](3, stride, padding))
+    return modules
 
 
 def average_pool(config: DenseNetConfig, stride: int) -> nn.Module:
@@ -195,6 +196,16 @@ def blur_pool(config: DenseNetConfig) -> nn.Sequential:
 def global_average_pool(config: DenseNetConfig) -> nn.Sequential:
     """The mean over all spatial axes: (N, C, *spatial) to (N, C)."""
     return nn.Sequential(GLOBAL_AVERAGE_POOL[config.dimensions - 1](1), nn.Flatten())
+
+
+def pad(
+    config: DenseNetConfig, modules: nn.Sequential, name: str, side: int, stride: int, value: float = 0.0
+) -> int:
+    """Pads for windows of `side` positions, as the config's `padding` says: adds a module, or returns what is left."""
+    if config.traits.padding == "symmetric":
+        return side // 2
+    modules.add_module(name, SamePadding(side, stride, value))
+    return 0
 
 
 class DenseConnection(nn.Sequential):
@@ -241,23 +252,22 @@ class RecomputedBlock(nn.Sequential):
         return torch.cat(maps, dim=1)
 
 
-class Padding(nn.Module):
-    """Pads every spatial axis for windows of `side` positions at `stride`, as the config's `padding` says."""
+class SamePadding(nn.Module):
+    """Pads every spatial axis for windows of `side` positions at `stride` as TensorFlow does.
 
-    def __init__(self, config: DenseNetConfig, side: int, stride: int, value: float = 0.0) -> None:
+    Source: TensorFlow, `tf.nn.convolution`, `SAME`: as many windows as strides begin, the odd one out at the end.
+    """
+
+    def __init__(self, side: int, stride: int, value: float) -> None:
         super().__init__()
-        self.same, self.side, self.stride, self.value = config.traits.padding == "same", side, stride, value
+        self.side, self.stride, self.value = side, stride, value
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, *spatial) to (N, C, *padded).
-
-        Source of `same`: TensorFlow, `tf.nn.convolution`: as many windows as strides begin, the odd one out at the end.
-        """
+        """(N, C, *spatial) to (N, C, *padded)."""
         widths: list[int] = []
         for size in reversed(x.shape[2:]):
             windows = -(-size // self.stride)
-            same = max((windows - 1) * self.stride + self.side - size, 0)
-            total = same if self.same else self.side // 2 * 2
+            total = max((windows - 1) * self.stride + self.side - size, 0)
             widths += [total // 2, total - total // 2]
         return nn.functional.pad(x, widths, value=self.value)
 
