@@ -6,7 +6,6 @@ import fcntl
 import glob
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -68,7 +67,7 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     with ExitStack() as clean_up:
         lock = None
         while lock is None:
-            folder = parent / f"{prefix}{secrets.token_hex(RANDOM_BYTES)}"
+            folder = parent / f"{prefix}{os.urandom(RANDOM_BYTES).hex()}"
             # Registered before there is one, since an interruption may come right after.
             clean_up.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.mkdir(0o700)

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
-
+# Tests run side by side: threads that spin while they wait take the cores from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Files whose tests each start processes of their own, and share nothing that is worth keeping together.
 SPREAD = (

@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from denseport.layouts.spec import Layout, Names, Variant
 from denseport.layouts.template import Template
 from denseport.preprocessing import PREPROCESSING
 
+FOLDER = Path(__file__).parent
 LAYERS = (
     "stem.conv",
     "stem.norm",
@@ -56,13 +56,12 @@ MAX_NAME = 200
 @cache
 def known_layouts() -> Mapping[str, Layout]:
     """The layouts that ship with the package, by name."""
-    names = sorted(file.name for file in resources.files("denseport.layouts").iterdir() if file.name.endswith(".toml"))
-    return {layout.name: layout for layout in (_known(name[: -len(".toml")]).layout() for name in names)}
+    return {file.stem: _known(file.stem).layout() for file in sorted(FOLDER.glob("*.toml"))}
 
 
 def known_text(name: str) -> str:
     """The TOML text of a layout that ships with the package."""
-    return resources.files("denseport.layouts").joinpath(f"{name}.toml").read_text()
+    return (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def find_layout(name: str | Path) -> Layout:

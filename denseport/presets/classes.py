@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from denseport.errors import UsageError
@@ -23,7 +22,7 @@ def class_names(source: str | Path, count: int) -> tuple[str, ...]:
     """
     if str(source) in KNOWN:
         # Without the number of the WordNet synset, by which the file also tells apart two that have the same name.
-        text = resources.files("denseport.presets").joinpath(f"{source}.txt").read_text()
+        text = Path(__file__).with_name(f"{source}.txt").read_text(encoding="utf-8")
         names = [line.partition(" ")[2] for line in text.splitlines() if not line.startswith("#")]
     else:
         names = _read(Path(source))

@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from denseport.errors import UsageError, listed, quoted
@@ -53,7 +52,7 @@ def is_preset(name: str) -> bool:
 
 @cache
 def _shipped() -> Mapping[str, Preset]:
-    return parse(resources.files("denseport.presets").joinpath("presets.toml").read_text(), "presets.toml")
+    return parse(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"), "presets.toml")
 
 
 def _read(file: str) -> Mapping[str, Preset]:

@@ -67,10 +67,12 @@ class Header:
         Raises:
             FormatError: It occurs more often, or is shared.
         """
+        if kind not in self.messages:
+            return None
         found = self.every(kind, file)
         if len(found) > 1:
             raise file.broken(f"{self.what} has {len(found)} messages of kind {kind.name.lower()}")
-        return found[0] if found else None
+        return found[0]
 
 
 def read_header(file: File, address: int, what: str) -> Header:
