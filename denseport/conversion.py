@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
@@ -27,6 +27,7 @@ from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
 
 if TYPE_CHECKING:
+    from denseport.parity import Workers
     from denseport.parity.options import Comparing
     from denseport.parity.report import ParityReport
 
@@ -154,6 +155,7 @@ def convert(
         formats.sniff(file)
     before = _identity(source)
     with (
+        _workers(comparing) if verify else nullcontext() as workers,
         _in_background(sha256, source) as hashed,
         opened(source, from_layout, from_format, head) as (checkpoint, found),
         _replacing(target, to_format, force) as temporary,
@@ -168,6 +170,12 @@ def convert(
             notes.append("the classifier was left out: a model that has one will not load this file strictly")
         if not allow_nonfinite:
             _refuse_unsound(weights, source)
+        if workers is not None:  # the frameworks take seconds to start, in which the file is written
+            workers.start(
+                device=comparing.get("device", "auto"),
+                allow_tf32=comparing.get("allow_tf32", False),
+                keras_backend=keras_backend(comparing.get("keras_backend")),
+            )
         if compensate_epsilon:
             own = layout.traits_of(weights.config)
             weights = weights.with_epsilon(own.get("epsilon", weights.config.traits.epsilon))
@@ -209,6 +217,7 @@ def convert(
         if verify:
             from denseport import parity
 
+            comparing["workers"] = workers
             compared = parity.verify(
                 source,
                 temporary,
@@ -317,6 +326,14 @@ def _metadata(
     metadata.pop(COUNTERS, None)
     counts = "" if framework.counter and layout.counters else counters_to_text(weights)
     return {**metadata, COUNTERS: counts} if counts else metadata
+
+
+def _workers(comparing: Comparing) -> AbstractContextManager[Workers]:
+    """The processes that will compare the outputs, which end with the block unless they were given."""
+    from denseport.parity import Workers
+
+    given = comparing.get("workers")
+    return nullcontext(given) if given else Workers()
 
 
 @contextmanager

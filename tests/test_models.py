@@ -133,7 +133,10 @@ def torch_outputs(config: DenseNetConfig) -> list[dict[str, np.ndarray]]:
     outputs: list[dict[str, np.ndarray]] = []
     for name, module in model.named_modules():
         module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs[-1].update({name: np.moveaxis(output.numpy(), 1, -1)})
+            # A copy, since the ReLU behind a normalisation works in place.
+            lambda _module, _inputs, output, name=name: outputs[-1].update(
+                {name: np.moveaxis(output.numpy().copy(), 1, -1)}
+            )
         )
     for size in SIZES[config.dimensions]:
         outputs.append({})

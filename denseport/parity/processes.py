@@ -20,6 +20,8 @@ from denseport.parity.request import Request
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 
+FRAMEWORKS = ("keras", "torch")
+
 Progress = Callable[[], None]
 
 
@@ -41,6 +43,11 @@ class Workers:
     ) -> None:
         self.end()
 
+    def start(self, *, device: str, allow_tf32: bool, keras_backend: str) -> None:
+        """Lets both frameworks be imported, which takes seconds, while their requests are not yet known."""
+        for framework in FRAMEWORKS:
+            self._worker(framework, allow_tf32, _without_gpu(device), keras_backend)
+
     def run(
         self, requests: Sequence[Request], device: str, keras_backend: str, one_batch_done: Progress
     ) -> list[dict[str, Any]]:
@@ -56,15 +63,18 @@ class Workers:
             DenseportError: What a worker raised.
             VerificationError: A worker ended without a reply.
         """
-        if device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")):
-            device = "cpu"
+        without_gpu = _without_gpu(device)
         done = False
         # After a failure nobody knows what the other worker is at. Ending both ends the threads that read from them.
         with ThreadPoolExecutor(len(requests)) as threads:
             try:
-                workers = [self._worker(request, device == "cpu", keras_backend) for request in requests]
+                workers = [
+                    self._worker(request.framework, request.allow_tf32, without_gpu, keras_backend)
+                    for request in requests
+                ]
                 if device == "auto":
-                    device = "cuda" if all(worker.has_cuda() for worker in workers) else "cpu"
+                    able = not without_gpu and all(worker.has_cuda() for worker in workers)
+                    device = "cuda" if able else "cpu"
                 for worker, request in zip(workers, requests, strict=True):
                     worker.tell({**request.to_json(), "device": device})
                 replies = [
@@ -85,12 +95,17 @@ class Workers:
         while self._running:
             self._running.popitem()[1].end()
 
-    def _worker(self, request: Request, without_gpu: bool, keras_backend: str) -> Worker:
-        backend = keras_backend if request.framework == "keras" else ""
-        key = (request.framework, request.allow_tf32, without_gpu, backend)
+    def _worker(self, framework: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> Worker:
+        backend = keras_backend if framework == "keras" else ""
+        key = (framework, allow_tf32, without_gpu, backend)
         if key not in self._running:
-            self._running[key] = Worker(request.framework, request.allow_tf32, without_gpu, backend)
+            self._running[key] = Worker(framework, allow_tf32, without_gpu, backend)
         return self._running[key]
+
+
+def _without_gpu(device: str) -> bool:
+    """Whether the frameworks need not look for a GPU: none was asked for, or there is none."""
+    return device == "cpu" or (device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 class Worker:

@@ -42,7 +42,8 @@ def create(
         drop_rate: Share of what the classifier sees that is dropped in training, as in timm.
         proj_drop_rate: Share of each dense layer's new features that is dropped in training: the paper's dropout, and
             torchvision's `drop_rate`.
-        memory_efficient: Whether the backward pass computes each dense layer anew, which saves memory for time.
+        memory_efficient: Whether the backward pass computes much of each dense layer anew, as torchvision's and timm's
+            do, which saves half of the memory for some time.
         features_only: Whether to return a `FeatureNet`, which gives a list of maps, one a resolution.
         out_indices: Which of these maps, from 0, the stem's, on; None for all.
         pretrained: A file of any format and layout that denseport reads. The net then takes its traits from the file;

@@ -42,8 +42,8 @@ class DenseNet(nn.Sequential):
         config: The architecture.
         layer_drop_rate: Share of each dense layer's new features that is dropped in training.
         head_drop_rate: Share of what the classifier sees that is dropped in training.
-        memory_efficient: Whether the backward pass computes each dense layer anew, of which then nothing but the new
-            features is kept; gradients and running statistics stay the same.
+        memory_efficient: Whether the backward pass puts each dense layer's input together anew, and normalises it anew,
+            so that neither is kept; gradients and running statistics stay the same.
 
     Source: Huang et al. 2017, table 1; dropout: section 4.2, and timm `densenet.py`, `DenseNet`, which calls the rates
     `proj_drop_rate` and `drop_rate`; recomputation: Pleiss et al. 2017.
@@ -84,7 +84,8 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     modules = nn.Sequential()
     width, stride = config.in_channels, config.traits.stem_stride
     for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
-        padding = pad(config, modules, f"pad{n}", config.stem_kernel, stride)
+        before, padding = pad(config, config.stem_kernel, stride)
+        modules.add_module(f"pad{n}", before)
         modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding))
         if config.stem_norm:
             modules.add_module(f"norm{n}", norm(config, outputs))
@@ -145,6 +146,7 @@ def head(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> nn.Seque
     if config.final_norm:
         modules.add_module("norm", norm(config, width))
     if config.traits.final_activation == "relu":
+        # Not in place, since a parity check looks at what comes in.
         modules.add_module("relu", nn.ReLU())
     if config.head_shape:
         modules.add_module("flatten", nn.Flatten())
@@ -172,10 +174,8 @@ def norm(config: DenseNetConfig, width: int) -> nn.Module:
 
 def max_pool(config: DenseNetConfig, stride: int) -> nn.Sequential:
     """The maximum of 3 positions an axis; no maximum sees the padding."""
-    modules = nn.Sequential()
-    padding = pad(config, modules, "pad", 3, stride, value=float("-inf"))
-    modules.add_module("max", MAX_POOL[config.dimensions - 1](3, stride, padding))
-    return modules
+    before, padding = pad(config, 3, stride, value=float("-inf"))
+    return nn.Sequential(before, MAX_POOL[config.dimensions - 1](3, stride, padding))
 
 
 def average_pool(config: DenseNetConfig, stride: int) -> nn.Module:
@@ -198,14 +198,11 @@ def global_average_pool(config: DenseNetConfig) -> nn.Sequential:
     return nn.Sequential(GLOBAL_AVERAGE_POOL[config.dimensions - 1](1), nn.Flatten())
 
 
-def pad(
-    config: DenseNetConfig, modules: nn.Sequential, name: str, side: int, stride: int, value: float = 0.0
-) -> int:
-    """Pads for windows of `side` positions, as the config's `padding` says: adds a module, or returns what is left."""
-    if config.traits.padding == "symmetric":
-        return side // 2
-    modules.add_module(name, SamePadding(side, stride, value))
-    return 0
+def pad(config: DenseNetConfig, side: int, stride: int, value: float = 0.0) -> tuple[nn.Module, int]:
+    """Pads for windows of `side` positions, as the config's `padding` says: a module, and what is left for the next."""
+    if config.traits.padding == "same":
+        return SamePadding(side, stride, value), 0
+    return nn.Identity(), side // 2
 
 
 class DenseConnection(nn.Sequential):
@@ -217,12 +214,18 @@ class DenseConnection(nn.Sequential):
 
     def forward(self, old: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) to (N, C + k, *spatial)."""
-        return torch.cat(self.joined([old], self.new_features(old)), dim=1)
+        return torch.cat(self.joined([old], self.after_first_conv(self.first_conv(old))), dim=1)
 
-    def new_features(self, *old: torch.Tensor) -> torch.Tensor:
-        """What the modules make of maps that belong together: several (N, C, *spatial) to (N, k, *spatial)."""
+    def first_conv(self, *old: torch.Tensor) -> torch.Tensor:
+        """What the first normalisation, ReLU and convolution make of maps that belong together: (N, C, *spatial)."""
         new = torch.cat(old, dim=1) if len(old) > 1 else old[0]
-        for module in self:
+        for module in list(self)[:3]:
+            new = module(new)
+        return new
+
+    def after_first_conv(self, new: torch.Tensor) -> torch.Tensor:
+        """What the modules behind the first convolution make of that: (N, k, *spatial)."""
+        for module in list(self)[3:]:
             new = module(new)
         return new
 
@@ -232,23 +235,27 @@ class DenseConnection(nn.Sequential):
 
 
 class RecomputedBlock(nn.Sequential):
-    """Dense layers that the backward pass computes anew, so that between the two passes only new features are kept.
+    """Dense layers whose inputs the backward pass puts together anew, and their first normalisation with its ReLU.
 
-    Without it every concatenation stays in memory, which grows with the square of the number of layers.
+    Without it each layer keeps all that those before it have made, twice, which grows with the square of their number.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) to (N, C + k x layers, *spatial)."""
+        if not torch.is_grad_enabled():
+            for layer in self:
+                x = layer(x)
+            return x
         maps = [x]
         for layer in cast("Iterable[DenseConnection]", self):
-            if not torch.is_grad_enabled():
-                new = layer.new_features(*maps)
-            elif torch.compiler.is_compiling():
+            # What is run again ends before the convolution, of which the backward pass needs no more than its input.
+            if torch.compiler.is_compiling():
                 # A compiler traces the layer once, and knows itself what a second run may not change.
-                new = checkpoint(layer.new_features, *maps, use_reentrant=False)
+                new = checkpoint(layer.first_conv, *maps, use_reentrant=False)
             else:
-                new = checkpoint(layer.new_features, *maps, use_reentrant=False, context_fn=partial(_contexts, layer))
-            maps = layer.joined(maps, new)
+                contexts = partial(_contexts, layer.get_submodule("norm1"))
+                new = checkpoint(layer.first_conv, *maps, use_reentrant=False, context_fn=contexts)
+            maps = layer.joined(maps, layer.after_first_conv(new))
         return torch.cat(maps, dim=1)
 
 
@@ -305,21 +312,19 @@ def as_tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
     return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(copy)
 
 
-def _contexts(layer: DenseConnection) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a layer's first run and its second one."""
-    return nullcontext(), _with_copied_statistics(layer)
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds a first run of a normalisation and a second one."""
+    return nullcontext(), _with_copied_statistics(module)
 
 
 @contextmanager
-def _with_copied_statistics(layer: DenseConnection) -> Iterator[None]:
-    """Lets copies of a layer's running statistics take up what would else be the same batch for a second time."""
-    kept = [(module, dict(module.named_buffers())) for module in layer]
-    for module, buffers in kept:
-        for name, values in buffers.items():
-            setattr(module, name, values.clone())
+def _with_copied_statistics(module: nn.Module) -> Iterator[None]:
+    """Lets copies of the running statistics take up what would else be the same batch for a second time."""
+    kept = dict(module.named_buffers())
+    for name, values in kept.items():
+        setattr(module, name, values.clone())
     try:
         yield
     finally:
-        for module, buffers in kept:
-            for name, values in buffers.items():
-                setattr(module, name, values)
+        for name, values in kept.items():
+            setattr(module, name, values)

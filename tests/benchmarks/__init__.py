@@ -1,0 +1,1 @@
+"""denseport's time and memory beside what people would use in its place: `python -m tests.benchmarks`."""
