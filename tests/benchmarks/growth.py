@@ -81,10 +81,17 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 off = max(abs(slope * x + start - y) / y for x, y in zip(costs, values, strict=True))
                 panel.plot(costs, values, "o")
                 panel.axline((0, start), slope=slope, linewidth=1, label=f"straight line, at most {off:.0%} off")
-                for row, x, y in zip(group, costs, values, strict=True):
-                    panel.annotate(row.name.removeprefix("DenseNet"), (x, y), (4, -10), textcoords="offset points")
-                panel.set(title=f"{task}, by {series}", xlabel=unit, ylabel=name, xlim=(0, None), ylim=(0, None))
-                panel.legend(loc="upper left")
+                for place, row in enumerate(group):  # below a point and above the next, since some lie close together
+                    at, offset = (costs[place], values[place]), (4, 6 if place % 2 else -12)
+                    panel.annotate(row.name.removeprefix("DenseNet"), at, offset, textcoords="offset points")
+                panel.set(
+                    title=f"{task}, by {series}",
+                    xlabel=unit,
+                    ylabel=name,
+                    xlim=(0, 1.2 * max(costs)),
+                    ylim=(0, 1.1 * max(values)),
+                )
+                panel.legend(loc="lower right")
     figure.savefig(path, format="svg")
 
 
