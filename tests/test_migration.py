@@ -147,9 +147,66 @@ def test_a_changed_layout_file_converts_again(denseport: Run, source: Path, tmp_
     own.write_text(denseport("layouts", "show", "denseport").stdout)
     for status in ("converted", "unchanged"):
         assert set(statuses(plain(source, tmp_path / "target", to_layout=own)).values()) == {status}
-    options._content.cache_clear()  # what a new process begins with
     own.write_text(own.read_text() + "\n# another one\n")
     assert set(statuses(plain(source, tmp_path / "target", to_layout=own)).values()) == {"converted"}
+
+
+def test_a_layouts_name_is_no_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "denseport").mkdir()
+    for status in ("converted", "unchanged"):
+        (tmp_path / "denseport" / status).touch()
+        layout = Path("denseport")  # a path where the name of a layout is usual
+        assert set(statuses(plain(source, tmp_path / "target", to_layout=layout)).values()) == {status}
+
+
+@pytest.mark.parametrize("place", ["link", "file in folder", "local URL"])
+def test_a_source_is_never_replaced_by_its_own_conversion(source: Path, tmp_path: Path, place: str) -> None:
+    net(source / "c.safetensors", seed=3)
+    before = (source / "c.safetensors").read_bytes()
+    target, src = tmp_path / "target", str(source)
+    if place == "link":
+        target.symlink_to(source)
+    else:
+        target.mkdir()
+        (target / "c.safetensors").symlink_to(source / "c.safetensors")
+    if place == "local URL":
+        src = f"local://{source}"
+    with pytest.raises(UsageError, match=r"folder of targets as well|is a source as well"):
+        plain(src, target, dtype="float16", force=True)
+    assert (source / "c.safetensors").read_bytes() == before
+
+
+def test_another_folder_does_not_replace_what_a_first_one_became(source: Path, tmp_path: Path) -> None:
+    other, target = tmp_path / "other", tmp_path / "target"
+    net(other / "a.pth", seed=9)
+    plain(source, target)
+    first = (target / "a.safetensors").read_bytes()
+    for _ in range(2):
+        assert statuses(plain(other, target)) == {"a.safetensors": "failed"}
+        assert (target / "a.safetensors").read_bytes() == first
+    assert statuses(plain(other, target, force=True)) == {"a.safetensors": "converted"}
+
+
+def test_what_a_driver_raises_is_one_line(tmp_path: Path) -> None:
+    class Broken(fsspec.get_filesystem_class("memory")):
+        def find(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("no credentials")
+
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    with pytest.raises(UsageError, match=r"broken://nets: cannot be used \(no credentials\)"):
+        plain("broken://nets", tmp_path / "target")
+
+
+def test_results_that_cannot_be_written_are_one_line(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "write", full)
+    with pytest.raises(UsageError, match=r"jsonl: cannot be written \(No space left"):
+        plain(source, tmp_path / "target")
 
 
 def test_a_target_that_somebody_changed_is_kept_unless_forced(source: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Job:
             options=self.options,
             options_sha256=self.options_sha256,
             status=FAILED,
-            target_sha256=self.known.target_sha256 if self.known else None,
+            target_sha256=self.known.target_sha256 if self.known and self.known.source == self.source else None,
             error=error,
         )
 
@@ -86,7 +86,8 @@ def _performed(job: Job, source: Path, workers: Workers | None) -> Result:
     untouched = job.known is not None and existing is not None and existing == job.known.target_sha256
     if untouched and job.known and _is_done(job, job.known, source):
         return replace(job.known, source=job.source, status=UNCHANGED)
-    may_replace = job.force or untouched or (existing is not None and _gives(existing, job, source))
+    own = untouched and job.known is not None and job.known.source == job.source
+    may_replace = job.force or own or (existing is not None and _gives(existing, job, source))
     try:
         return _converted(job, source, workers, may_replace)
     except UsageError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from denseport import conversion, formats
+from denseport import conversion, exports, formats
 from denseport.errors import UsageError, listed, quoted
 from denseport.migration import options as row_options
 from denseport.migration import places
@@ -22,7 +22,7 @@ MAX_TOML_BYTES = 2 << 20
 MAX_DOTS = 100
 MAX_ROWS = 100_000
 MANIFESTS = (".toml", ".csv")
-WEIGHT_SUFFIXES = (*formats.SUFFIXES, ".keras")
+WEIGHT_SUFFIXES = tuple(formats.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def rows(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
 
 def _tree(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
     """A row for each weight file below `src`, but for those in `dst`; targets keep the tree's shape."""
-    own = places.absolute("", dst).rstrip("/") + "/"
-    if own == places.absolute("", src).rstrip("/") + "/":
+    own = places.real(places.absolute("", dst)).rstrip("/") + "/"
+    if own == places.real(places.absolute("", src)).rstrip("/") + "/":
         raise UsageError(f"{src}: is the folder of targets as well; give another one")
     found = []
     options = row_options.without_defaults(options)
     for name in places.files_below(src):
         source = places.absolute(name, src)
-        if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not source.startswith(own):
+        if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not places.real(source).startswith(own):
             target, _ = conversion.target_path(Path(name), None, options.get("to_format"))
             found.append(Row(source, target.as_posix(), options))
     if not found:
@@ -79,6 +79,8 @@ def _manifest(src: str, options: Mapping[str, Any]) -> list[Row]:
             raise UsageError(f"{where}: source {quoted(source)} names no file")
         merged = row_options.without_defaults({**options, **row_options.given(own, base)})
         found.append(Row(places.absolute(source, folder), _checked_target(target, where), merged))
+    if not found:
+        raise UsageError(f"{src}: names no file; add a row for each, with source and target")
     return found
 
 
@@ -159,15 +161,17 @@ def _checked_target(target: str, where: str) -> str:
 
 
 def _check_targets(every: list[Row], dst: str) -> None:
-    """Raises UsageError where two sources have one target, or a target is a source."""
-    sources = {row.source for row in every}
+    """Raises UsageError where two sources have one target, or a target is a source or would be a folder."""
+    sources = {places.real(row.source) for row in every}
     taken: dict[str, str] = {FILE_NAME: "the file of results"}
     for row in every:
+        if exports.folder_kind(Path(row.target), row.options.get("to_format"), row.options.get("to_layout")):
+            raise UsageError(f"{quoted(row.target)}: would be a folder, and migrate writes files; use convert")
         if row.target in taken:
             raise UsageError(
                 f"{quoted(row.source)} and {quoted(taken[row.target])} would both become {quoted(row.target)}; "
                 "give each a target of its own in a manifest"
             )
         taken[row.target] = row.source
-        if places.absolute(row.target, dst) in sources:
+        if places.real(places.absolute(row.target, dst)) in sources:
             raise UsageError(f"{quoted(row.target)}: is a source as well; give another folder for targets")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -110,8 +109,9 @@ def given(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Options that are not None, as values for JSON; files that were named relative to `folder` become absolute."""
     plain = {name: value for name, value in options.items() if value is not None}
     for name in NAMING_FILES:
-        if name in plain and (name == "inputs" or str(plain[name]).endswith(".toml")):
-            plain[name] = str(folder.absolute() / plain[name])
+        if name in plain:
+            named = _names_a_file(name, plain[name])
+            plain[name] = str(folder.absolute() / plain[name] if named else plain[name])
     if "against" in plain:
         plain["against"] = list(plain["against"])
     return plain
@@ -122,13 +122,24 @@ def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
 
 
-def identity(options: Mapping[str, Any]) -> str:
-    """A SHA-256 that changes with the options, and with the content of every file that they name."""
-    contents = {name: _content(options[name]) for name in NAMING_FILES if name in options}
-    return hashlib.sha256(json.dumps([options, contents], sort_keys=True).encode()).hexdigest()
+def identity(options: Mapping[str, Any], contents: dict[str, list[str]]) -> str:
+    """A SHA-256 that changes with the options, and with the content of every file that they name.
+
+    `contents` remembers that of each file while rows share it; it is empty at first.
+    """
+    files = {name: str(options[name]) for name in NAMING_FILES if _names_a_file(name, options.get(name))}
+    for file in files.values():
+        if file not in contents:
+            contents[file] = _content(file)
+    known = {name: contents[file] for name, file in files.items()}
+    return hashlib.sha256(json.dumps([options, known], sort_keys=True).encode()).hexdigest()
 
 
-@functools.cache
+def _names_a_file(name: str, value: str | Path | None) -> bool:
+    """Whether the value of one of `NAMING_FILES` is a file or folder, and no layout's name."""
+    return value is not None and (name == "inputs" or str(value).endswith(".toml"))
+
+
 def _content(name: str) -> list[str]:
     """The hashes of a file, or of every file in a folder; nothing where there is none."""
     path = Path(name)

@@ -57,6 +57,7 @@ def migrate(
     if scheduler is None:
         for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
             require_parity(keras_backend(backend))
+    contents: dict[str, list[str]] = {}
     with results.opened(str(dst)) as written:
         todo = [
             Job(
@@ -64,7 +65,7 @@ def migrate(
                 name=row.target,
                 target=places.absolute(row.target, str(dst)),
                 options=row.options,
-                options_sha256=options.identity(row.options),
+                options_sha256=options.identity(row.options, contents),
                 force=force,
                 known=written.by_target.get(row.target),
             )

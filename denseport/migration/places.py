@@ -20,25 +20,40 @@ if TYPE_CHECKING:
     import fsspec
 
 TEMPORARY = "denseport-migration-"
+LOCAL = ("file://", "local://")
 
 
 def is_remote(place: str) -> bool:
     """Whether only fsspec can open it."""
-    return "://" in place and not place.startswith("file://")
+    return "://" in place and not place.startswith(LOCAL)
 
 
 def local(place: str) -> Path:
-    """The path of a place that is not remote."""
-    return Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place)
+    """The path of a place that is not remote.
+
+    Raises:
+        UsageError: It is a URL of another machine's file.
+    """
+    if not place.startswith(LOCAL):
+        return Path(place)
+    url = urlsplit(place)
+    if url.netloc not in ("", "localhost"):
+        raise UsageError(f"{place}: names the machine {quoted(url.netloc)}; write file:///, and then the whole path")
+    return Path(unquote(url.path))
 
 
 def absolute(place: str, folder: str) -> str:
     """The place that a name in `folder` means, which may itself be a whole path or URL."""
     if is_remote(place):
         return place
-    if is_remote(folder) and not place.startswith("file://"):
+    if is_remote(folder) and not place.startswith(LOCAL):
         return f"{folder.rstrip('/')}/{place}"
     return str(Path(os.path.normpath(local(folder).absolute() / local(place))))
+
+
+def real(place: str) -> str:
+    """The same place without the symbolic links of its folders and its own; a remote one as it is."""
+    return place if is_remote(place) else os.path.realpath(place)
 
 
 @contextmanager
@@ -54,10 +69,8 @@ def fetched(source: str) -> Iterator[Path]:
     with output.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
         copy = folder / _file_name(source)
         system, path = _opened(source)
-        try:
+        with _driven(source):
             system.get_file(path, str(copy))
-        except OSError as error:
-            raise _unusable(source, error) from None
         with _naming(source, copy):
             yield copy
 
@@ -71,11 +84,9 @@ def digest(place: str) -> str | None:
     if not is_remote(place):
         return sha256(local(place)) if os.path.lexists(local(place)) else None
     system, path = _opened(place)
-    try:
+    with _driven(place):
         if not system.exists(path):
             return None
-    except OSError as error:
-        raise _unusable(place, error) from None
     with fetched(place) as copy:
         return sha256(copy)
 
@@ -104,15 +115,18 @@ def replacing(target: str, *, force: bool) -> Iterator[Path]:
     try:
         with output.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
             copy = folder / _file_name(target)
-            if not force and system.exists(remote):
+            with _driven(target):
+                taken = not force and system.exists(remote)
+            if taken:
                 raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
             with _naming(target, copy):
                 yield copy
-            system.makedirs(system._parent(remote), exist_ok=True)
-            with system.transaction, copy.open("rb") as whole, system.open(remote, "wb") as sent:
-                shutil.copyfileobj(whole, sent)
-            if system.size(remote) != copy.stat().st_size:
-                raise VerificationError(f"{target}: has not arrived whole; run the migration again")
+            with _driven(target):
+                system.makedirs(system._parent(remote), exist_ok=True)
+                with system.transaction, copy.open("rb") as whole, system.open(remote, "wb") as sent:
+                    shutil.copyfileobj(whole, sent)
+                if system.size(remote) != copy.stat().st_size:
+                    raise VerificationError(f"{target}: has not arrived whole; run the migration again")
     except OSError as error:
         raise _unusable(target, error) from None
 
@@ -132,11 +146,9 @@ def files_below(folder: str) -> list[str]:
         ]
     else:
         system, path = _opened(folder)
-        try:
-            prefix = path.rstrip("/") + "/"
+        prefix = path.rstrip("/") + "/"
+        with _driven(folder):
             names = [found.removeprefix(prefix) for found in system.find(path)]
-        except OSError as error:
-            raise _unusable(folder, error) from None
     return sorted(name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts))
 
 
@@ -162,6 +174,21 @@ def _opened(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except (ImportError, OSError, ValueError) as error:
         raise _unusable(place, error) from None
     return found
+
+
+@contextmanager
+def _driven(place: str) -> Iterator[None]:
+    """Turns whatever a driver of fsspec raises into one line; their errors have no class in common.
+
+    Raises:
+        UsageError: The driver failed.
+    """
+    try:
+        yield
+    except DenseportError:
+        raise
+    except Exception as error:  # botocore's and aiohttp's are neither OSError nor each other's
+        raise _unusable(place, error) from None
 
 
 @contextmanager

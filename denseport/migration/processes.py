@@ -55,7 +55,12 @@ class Processes:
         """
         error = ""
         for _ in range(ATTEMPTS):
-            process = self._taken()
+            try:
+                process = self._taken()
+            except OSError as refused:
+                return job.failed(
+                    f"{job.source}: no process can be started ({refused.strerror}); give fewer --jobs, and run it again"
+                )
             if (result := process.perform(job)) is not None:
                 with self._lock:
                     self._idle.append(process)

@@ -34,13 +34,21 @@ class Results:
 
     def add(self, result: Result) -> None:
         """Writes a result down."""
-        self._file.write(json.dumps(result.to_dict()).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(result.to_dict()).encode() + b"\n"
+        try:
+            whole = os.write(self._file.fileno(), line) == len(line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error.strerror) from None
+        if not whole:
+            raise self._unwritable("No space left on device")
         self.by_target[result.target] = result
         self._pending = True
         if time.monotonic() - self._uploaded > SECONDS_BETWEEN_UPLOADS:
             self.upload()
+
+    def _unwritable(self, reason: str | None) -> UsageError:
+        return UsageError(f"{self._place}: cannot be written ({reason}); free space, and run the migration again")
 
     def upload(self) -> None:
         """Sends the file, where it belongs to a remote folder, and something was added."""
@@ -78,8 +86,12 @@ def opened(dst: str) -> Iterator[Results]:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UsageError(f"{dst}: another migration is at work there; wait for it, or end it") from None
+            except OSError as error:
+                raise UsageError(
+                    f"{place}: cannot be locked ({error.strerror}); choose a folder on another file system"
+                ) from None
             results = Results(file, place, remote)
             try:
                 yield results

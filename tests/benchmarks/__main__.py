@@ -26,6 +26,12 @@ def _sections(_context: click.Context, _parameter: click.Parameter, value: str) 
     return names
 
 
+def _writable(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"the folder {value.absolute().parent} does not exist")
+    return value
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--only",
@@ -36,16 +42,23 @@ def _sections(_context: click.Context, _parameter: click.Parameter, value: str) 
     help="Which.  [default: all]",
 )
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="How often each is measured.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run to a JSON file.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the section growth to an SVG file.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), callback=_writable, help="Write every run to a JSON file."
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), callback=_writable, help="Draw the section growth to an SVG file."
+)
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the nets there.  [default: a temporary folder]")
 def main(sections: list[str], runs: int, json_file: Path | None, plot: Path | None, work: Path | None) -> None:
     """Measure denseport beside its peers, and print a Markdown table.
 
     Every figure is of whole processes, warm, run in turn with those it is compared to; the median of the runs, the
     spread from the fastest to the slowest, and the highest peak of private memory. What takes many seconds runs three
-    times at most. Exit status 1: a command has failed; a target that is missed is only said.
+    times at most, and a conversion called for each of many files once. Exit status 1: a command has failed; a target
+    that is missed is only said.
     """
+    if plot is not None and "growth" not in sections:
+        raise click.UsageError("--plot draws the section growth; add it to --only")
     rows: list[Row] = []
     targets: list[Target] = []
     about = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **environment.describe()}

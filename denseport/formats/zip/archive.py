@@ -33,7 +33,7 @@ from denseport.formats.zip.records import (
 )
 
 MAX_ENTRIES = 1 << 15
-MAX_DIRECTORY = 64 << 20
+MAX_DIRECTORY = 16 << 20
 # Deflate turns 1 MB into 1 GB. Weights are noise and shrink by a tenth, so that a much larger promise is no checkpoint.
 MAX_INFLATION = 16
 FREE_INFLATION = 128 << 20
