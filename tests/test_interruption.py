@@ -215,7 +215,7 @@ def test_no_worker_outlives_the_check(tmp_path: Path, sent: int, after: float) -
 
 def test_what_a_killed_check_left_is_gone_after_the_next_one(tmp_path: Path) -> None:
     with verifying(tmp_path) as (process, workers):
-        wait_until(lambda: len(workers()) == 2, process)
+        wait_until(lambda: len(workers()) == 2 and temporary(tmp_path), process)
         process.kill()
         process.communicate()
     assert temporary(tmp_path)
