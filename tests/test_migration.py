@@ -23,7 +23,8 @@ from densenets import canonical_weights, checkpoint
 import denseport as library
 from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
-from denseport.migration import manifest, migrate, options, places, results
+from denseport.loading import sha256
+from denseport.migration import jobs, manifest, migrate, options, places, results
 from denseport.migration.jobs import Job, perform
 from denseport.migration.report import MigrationReport, lines
 
@@ -175,6 +176,14 @@ def test_a_source_is_never_replaced_by_its_own_conversion(source: Path, tmp_path
     with pytest.raises(UsageError, match=r"folder of targets as well|is a source as well"):
         plain(src, target, dtype="float16", force=True)
     assert (source / "c.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["exact", "inputs", "preprocess", "against", "train_steps"])
+def test_what_a_killed_run_left_is_known_whatever_it_compared(source: Path, tmp_path: Path, option: str) -> None:
+    target = tmp_path / "b.safetensors"
+    library.convert(source / "b.pth", target, verify=False)
+    job = Job(str(source / "b.pth"), target.name, str(target), {option: ["any"]}, "", False, None)
+    assert jobs._gives(sha256(target), job, source / "b.pth")
 
 
 def test_another_folder_does_not_replace_what_a_first_one_became(source: Path, tmp_path: Path) -> None:
