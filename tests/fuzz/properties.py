@@ -139,6 +139,7 @@ def _bounded(path: Path) -> Iterator[None]:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGVTALRM, too_slow)
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # what a reader imports would be written
     _GUARD.path = path
     try:
         resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, limits[1]))
@@ -154,7 +155,7 @@ def _bounded(path: Path) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        _GUARD.path = None
+        _GUARD.path, sys.dont_write_bytecode = None, bytecode
 
 
 class _Guard:
@@ -165,7 +166,7 @@ class _Guard:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.path is None or "__pycache__" in str(arguments[:1]):  # Python's own imports
+        if self.path is None:
             return
         if event == "open":
             name, mode, flags = arguments
