@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,29 +13,30 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from denseport import exports, formats, layouts
 from denseport.architecture import parameters
-from denseport.checkpoint import Checkpoint, dtype_of
+from denseport.checkpoint import dtype_of
 from denseport.config import DenseNetConfig
-from denseport.errors import FormatError, LayoutError, UsageError, listed, quoted
-from denseport.exports.folders import replacing_folder
-from denseport.layouts.frameworks import TORCH, Framework
-from denseport.layouts.translate import COUNTERS, counters_to_text
+from denseport.errors import FormatError, UsageError, listed, quoted
 from denseport.loading import opened, sha256
-from denseport.output import confirm, replacing
-from denseport.preprocessing import RECORD, find_preprocessing
+from denseport.output import confirm
+from denseport.preprocessing import find_preprocessing
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
+from denseport.target import (
+    DEFAULT_SUFFIX,
+    NATIVE_FRAMEWORK,
+    replacing_target,
+    target_layout,
+    target_metadata,
+    target_path,
+)
 
 if TYPE_CHECKING:
+    from denseport.comparison_options import Comparing
     from denseport.parity import Workers
-    from denseport.parity.options import Comparing
     from denseport.parity.report import ParityReport
 
-DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
-NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras", **exports.FRAMEWORKS}
-DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5", "keras": ".keras"}
 MAX_CLASSES = 1_000_000
 SAYS_WHAT_TO_COMPARE = ("exact", "against", "train_steps", "inputs", "preprocess")
-COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
 
 Dtype = Literal["keep", "float32", "float16", "bfloat16"]
 Head = Literal["keep", "drop"]
@@ -158,14 +158,14 @@ def convert(
         _workers(comparing) if verify else nullcontext() as workers,
         _in_background(sha256, source) as hashed,
         opened(source, from_layout, from_format, head) as (checkpoint, found),
-        _replacing(target, to_format, force) as temporary,
+        replacing_target(target, to_format, force) as temporary,
     ):
         weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
         wanted = (
             exports.layout_for(to_format, weights.config, to_layout) if to_format in exports.FRAMEWORKS else to_layout
         )
-        layout, notes = _target_layout(weights.config, to_format, wanted, allow_trait_mismatch, compensate_epsilon)
+        layout, notes = target_layout(weights.config, to_format, wanted, allow_trait_mismatch, compensate_epsilon)
         if head == "drop" and classes is None and found.config.num_classes is not None:
             notes.append("the classifier was left out: a model that has one will not load this file strictly")
         if not allow_nonfinite:
@@ -184,12 +184,8 @@ def convert(
         weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
         framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
         tensors = layouts.from_canonical(weights, layout, framework)
-        metadata = _metadata(checkpoint, weights, layout, framework, hashed.result())
         usual = preset.preprocessing if preset else find_preprocessing(found.layout.preprocessing)
-        # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
-        of_photographs = weights.config.in_channels == 3 and weights.config.dimensions == 2
-        if of_photographs and usual != find_preprocessing("none"):
-            metadata.setdefault(RECORD, json.dumps(usual.to_dict()))
+        metadata = target_metadata(checkpoint, weights, layout, framework, usual, hashed.result())
         if to_format in exports.FRAMEWORKS:
             notes += exports.write(to_format, weights, layout, metadata, temporary)
         else:
@@ -245,87 +241,12 @@ def _check_options(head: str, classes: int | None, dtype: str, to_format: str | 
         raise UsageError(f"a classifier has 1 to {MAX_CLASSES:,} outputs, not {classes}")
 
 
-def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
-    """The file to write and its format, from what the user gave of the two.
-
-    Raises:
-        UsageError: Neither says the format.
-    """
-    if dst is not None:
-        return Path(dst), to_format or formats.by_suffix(Path(dst))
-    if to_format is None:
-        raise UsageError(f"{source}: nothing says what to convert it to; give a target file, or --to")
-    stem = next((source.name[: -len(suffix)] for suffix in COMPOUND_SUFFIXES if source.name.endswith(suffix)), None)
-    return source.with_name((stem or source.stem) + DEFAULT_SUFFIX[to_format]), to_format
-
-
-def _replacing(target: Path, to_format: str, force: bool) -> AbstractContextManager[Path]:
-    """The path to write to, a file or a folder, which takes the target's place in the end."""
-    if to_format in exports.FOLDERS:
-        return replacing_folder(target, exports.files(to_format), force=force)
-    return replacing(target, force=force)
-
-
 def _refuse_unsound(weights: layouts.Weights, source: Path) -> None:
     """Raises UsageError, with the names, where weights are NaN or Inf or a running variance is negative."""
     found = layouts.suspicious(weights)
     for names, what in ((found.nonfinite, "NaN or Inf"), (found.negative_variance, "negative variances")):
         if names:
             raise UsageError(f"{source}: {what} in {listed(names)}; mend the weights, or give --allow-nonfinite")
-
-
-def _target_layout(
-    config: DenseNetConfig, to_format: str, to_layout: str | Path | None, allow_mismatch: bool, compensate: bool
-) -> tuple[layouts.Layout, list[str]]:
-    """The layout to write, and what to say of the choice.
-
-    Raises:
-        LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
-    """
-    layout = layouts.find_layout(to_layout or DEFAULT_LAYOUT[to_format])
-    mismatches = {
-        trait: sentence
-        for trait, sentence in layouts.mismatches(layout, config).items()
-        if trait not in exports.STATED.get(to_format, ())
-    }
-    if compensate:
-        mismatches.pop("epsilon", None)
-    # What an export cannot hold was refused when its layout was chosen.
-    reason = "" if to_format in exports.FRAMEWORKS else layout.cannot_build(config)
-    if reason:
-        if to_layout is not None:
-            raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
-        return layouts.find_layout("denseport"), [f"written in layout denseport, since {reason}"]
-    if not mismatches:
-        return layout, []
-    if to_layout is None:
-        return layouts.find_layout("denseport"), [
-            f"written in layout denseport, since {'; '.join(mismatches.values())}"
-        ]
-    if allow_mismatch:
-        return layout, list(mismatches.values())
-    remedy = "choose --to-layout denseport, or go on with --allow-trait-mismatch"
-    if "epsilon" in mismatches:
-        remedy += ", or keep the function with --compensate-epsilon"
-    raise LayoutError(f"{'; '.join(mismatches.values())}; {remedy}")
-
-
-def _metadata(
-    checkpoint: Checkpoint, weights: layouts.Weights, layout: layouts.Layout, framework: Framework, source_sha256: str
-) -> dict[str, str]:
-    """The strings that travel with the weights: those of the source, and what this conversion knows."""
-    traits = weights.config.replace(**layout.traits_of(weights.config)).traits
-    metadata = {
-        **checkpoint.metadata,
-        "format": "pt" if framework is TORCH else framework.name,
-        "layout": layout.name,
-        "variant": weights.config.variant,
-        "source_sha256": source_sha256,
-        "traits": json.dumps(dataclasses.asdict(traits)),
-    }
-    metadata.pop(COUNTERS, None)
-    counts = "" if framework.counter and layout.counters else counters_to_text(weights)
-    return {**metadata, COUNTERS: counts} if counts else metadata
 
 
 def _workers(comparing: Comparing) -> AbstractContextManager[Workers]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
+from denseport.comparison_options import Comparing
 from denseport.parity import ParityReport, verify
-from denseport.parity.options import Comparing
 
 
 def assert_parity(a: str | Path, b: str | Path, **comparing: Unpack[Comparing]) -> ParityReport:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from denseport import cli_options, conversion
+from denseport import cli_options, target
 from denseport.parity.libraries import LIBRARIES
 from denseport.preprocessing import PREPROCESSING
 from denseport.requirements import BACKENDS
@@ -146,7 +146,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_the_command_line_offers_what_there_is() -> None:
-    assert set(cli_options.FORMATS.choices) == set(conversion.DEFAULT_SUFFIX)
+    assert set(cli_options.FORMATS.choices) == set(target.DEFAULT_SUFFIX)
     assert tuple(cli_options.PREPROCESSING.choices) == tuple(PREPROCESSING)
     assert tuple(cli_options.LIBRARIES.choices) == tuple(LIBRARIES)
     assert tuple(cli_options.BACKENDS.choices) == BACKENDS

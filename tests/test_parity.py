@@ -15,9 +15,9 @@ from densenets import SMALL, canonical_weights, checkpoint
 
 import denseport
 from denseport import requirements
+from denseport.comparison_options import Comparing
 from denseport.config import DenseNetConfig
 from denseport.parity.comparison import compare, disagreements, predictions, relative_error
-from denseport.parity.options import Comparing
 from denseport.parity.report import Disagreement
 
 CONFIG = DenseNetConfig.bc(8, (4, 2), 16, 4, num_classes=10)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from denseport import conversion, exports, formats
+from denseport import exports, formats
 from denseport.errors import UsageError, listed, quoted
 from denseport.migration import options as row_options
 from denseport.migration import places
 from denseport.migration.results import FILE_NAME
+from denseport.target import target_path
 
 MAX_BYTES = 8 << 20
 MAX_TOML_BYTES = 2 << 20
@@ -59,7 +60,7 @@ def _tree(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
     for name in places.files_below(src):
         source = places.absolute(name, src)
         if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not places.real(source).startswith(own):
-            target, _ = conversion.target_path(Path(name), None, options.get("to_format"))
+            target, _ = target_path(Path(name), None, options.get("to_format"))
             found.append(Row(source, target.as_posix(), options))
     if not found:
         raise UsageError(f"{src}: holds no file that ends in {', '.join(WEIGHT_SUFFIXES)}; check the path")

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
+from denseport.comparison_options import ComparisonOptions
 from denseport.conversion import Dtype, Head
 from denseport.errors import UsageError, quoted
 from denseport.loading import sha256
@@ -49,7 +50,7 @@ DEFAULTS: Mapping[str, Any] = {
 SWITCHES = {"true": True, "false": False}
 
 
-class Options(TypedDict, total=False):
+class Options(ComparisonOptions, total=False):
     """How files are converted and verified; `denseport.convert` and `denseport.verify` say what each option means."""
 
     from_format: str | None
@@ -63,15 +64,6 @@ class Options(TypedDict, total=False):
     compensate_epsilon: bool
     allow_nonfinite: bool
     verify: bool
-    device: str
-    tolerance: float | None
-    inputs: str | Path | None
-    preprocess: str | None
-    exact: bool
-    against: Sequence[str]
-    keras_backend: str | None
-    allow_tf32: bool
-    train_steps: int
 
 
 def from_toml(values: Mapping[str, Any], where: str) -> dict[str, Any]:

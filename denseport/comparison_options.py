@@ -1,15 +1,16 @@
-"""The options that everything shares which compares two files: `verify`, `convert` and `assert_parity`."""
+"""The options that everything shares which compares files: `verify`, `convert`, `migrate` and `assert_parity`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from denseport.parity.processes import Workers
+if TYPE_CHECKING:
+    from denseport.parity import Workers
 
 
-class Comparing(TypedDict, total=False):
+class ComparisonOptions(TypedDict, total=False):
     """How two files are compared; `denseport.verify` says what each option means."""
 
     device: str
@@ -21,5 +22,10 @@ class Comparing(TypedDict, total=False):
     keras_backend: str | None
     allow_tf32: bool
     train_steps: int
+
+
+class Comparing(ComparisonOptions, total=False):
+    """The same, and what belongs to one call: who is told how far it is, and the processes that are used."""
+
     progress: Callable[[int, int], None] | None
     workers: Workers | None
