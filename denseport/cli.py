@@ -91,11 +91,10 @@ def migrate(as_json: bool, **options: Any) -> None:
     DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
     """
     from denseport.migration import migrate as run
-    from denseport.migration.report import lines
 
-    with terminal.counting("migrating") as progress:
+    with terminal.sign_of_life("migrating", files=True) as progress:
         report = run(**options, progress=progress)
-    _print(report.to_dict(), as_json, lambda _plain: lines(report))
+    _print(report.to_dict(), as_json, text.migration)
     if report.failed:
         sys.exit(1)
 

@@ -17,46 +17,26 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def sign_of_life(what: str) -> Iterator[Progress]:
+def sign_of_life(what: str, *, files: bool = False) -> Iterator[Progress]:
     """Shows on a terminal's stderr that work goes on, and how far it is; nothing where stderr is no terminal.
 
-    What it yields takes the number of parts that are done, and of all parts.
+    What it yields takes the number of parts that are done, and of all parts. Where these are files, it says how many
+    are done, how many a minute, and how long the rest will take.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"{what} ...", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def counting(what: str) -> Iterator[Progress]:
-    """Shows on a terminal's stderr how many files are done, how many a minute, and how long the rest will take.
-
-    What it yields takes the number of files that are done, and of all files.
-    """
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    rate = TextColumn("{task.fields[rate]}")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn()
-    settings: dict[str, Any] = {"transient": True, "speed_estimate_period": 600}  # a parity check takes seconds
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), **settings) as bar:
+    line = progress.TextColumn("{task.description}"), progress.BarColumn()
+    columns: tuple[progress.ProgressColumn, ...] = (progress.SpinnerColumn(), *line, progress.TimeElapsedColumn())
+    if files:
+        rate = progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[rate]}")
+        columns = *line, *rate, progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
+    # A parity check takes seconds, so that a rate is known only after some.
+    settings: dict[str, Any] = {"transient": True, "speed_estimate_period": 600}
+    with progress.Progress(*columns, console=Console(stderr=True), **settings) as bar:
         task = bar.add_task(f"{what} ...", total=None, rate="")
 
         def show(done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,27 @@ def parity(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
     """The lines for a `ParityReport`."""
     rows = [(side["framework"], f"{side['file']} ({side['layout']})") for side in (report["a"], report["b"])]
     return _table([*rows, *_parity_rows(report, every_tap), ("time", f"{report['seconds']:.1f} s")])
+
+
+def migration(report: Mapping[str, Any]) -> list[str]:
+    """The lines for a `MigrationReport`: counts, the largest error, each note once, and every failure."""
+    every = report["results"]
+    counts = Counter(result["status"] for result in every)
+    failed = [result for result in every if result["status"] == "failed"]
+    done = [result for result in every if result["status"] != "failed"]
+    rows = [(name, f"{count:,}") for name, count in (("files", len(every)), ("converted", counts["converted"]))]
+    rows.append(("unchanged", f"{counts['unchanged']:,}"))
+    if verified := [(own["relative_error"], own["source"]) for own in done if own["relative_error"] is not None]:
+        error, source = max(verified)
+        rows.append(("apart", f"at most {figure(error)}, in {source}; {len(verified):,} are verified"))
+    rate = f", {counts['converted'] / report['seconds']:.2f} files a second" if counts["converted"] else ""
+    rows += [("time", f"{report['seconds']:.1f} s{rate}"), ("results", report["results_file"])]
+    notes = Counter(note for result in done for note in dict.fromkeys(result["notes"]))
+    rows += [("note", f"of {files:,}: {note}") for note, files in notes.most_common()]
+    rows += [("failed", _failure(result)) for result in failed]
+    if failed:
+        rows.append(("failed", f"{len(failed):,} of {len(every):,}; mend them, and run it again"))
+    return _table(rows)
 
 
 def inspection(report: Mapping[str, Any]) -> list[str]:
@@ -200,6 +222,12 @@ def _rounding(comparison: Mapping[str, Any]) -> str:
         f"rounding the weights moves the outputs by {figure(comparison['rounding_error'])} in float64; from the "
         f"weights as they were it is {figure(comparison['source_error'])}"
     )
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    """Why a file could not be migrated; most errors name it themselves."""
+    error = result["error"] or ""
+    return error if result["source"] in error else f"{result['source']}: {error}"
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

@@ -21,12 +21,13 @@ import pytest
 from densenets import canonical_weights, checkpoint
 
 import denseport as library
+from denseport import text
 from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
 from denseport.loading import sha256
 from denseport.migration import jobs, manifest, migrate, options, places, results
 from denseport.migration.jobs import Job, perform
-from denseport.migration.report import MigrationReport, lines
+from denseport.migration.report import MigrationReport, Result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "denseport-migration.jsonl"
@@ -110,7 +111,7 @@ def test_a_bad_file_in_the_middle_stops_nothing(denseport: Run, source: Path, tm
     assert done.stderr == ""
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
     assert [Path(line.split()[1].rstrip(":")).name for line in failed] == ["bad.pth", "none.bin", "2"]
-    assert "converted   4\n" in done.stdout
+    assert "converted  4\n" in done.stdout
     assert sorted(files(tmp_path / "target")) == [
         "a.safetensors",
         "b.safetensors",
@@ -415,7 +416,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     os.kill(first, signal.SIGKILL)
     os.kill(second, signal.SIGTERM)
     code, said, _ = running.ended()
-    assert (code, "converted   24\n" in said) == (0, True), said
+    assert (code, "converted  24\n" in said) == (0, True), said
     assert len(files(target)) == 24
 
 
@@ -724,12 +725,32 @@ def test_a_cluster_that_loses_a_worker_loses_nothing(
     assert list(found.values()) == ["converted"] * 40
     assert len(files(target)) == 40
     code, said, _ = Running("--no-verify", "--to", "h5", "--scheduler", address, folder, target).ended()
-    assert (code, "unchanged   40\n" in said) == (1, True), said
+    assert (code, "unchanged  40\n" in said) == (1, True), said
 
 
-def test_the_report_in_lines(source: Path, tmp_path: Path) -> None:
-    told = lines(plain(source, tmp_path / "target"))
-    assert [line.split()[0] for line in told] == ["files", "converted", "unchanged", "time", "results"]
+def test_the_report_in_lines() -> None:
+    near, far, note = 1e-7, 4e-7, "written in layout denseport"
+    results = (
+        Result("a.pth", "a.h5", {}, "", "converted", relative_error=near, notes=(note, note)),
+        Result("b.pth", "b.h5", {}, "", "unchanged", relative_error=far, notes=(note, "prefix")),
+        Result("c.pth", "c.h5", {}, "", "failed", relative_error=0.5, error="c.pth: outputs differ", notes=("worse",)),
+        Result("d.pth", "d.h5", {}, "", "failed", error="no layout"),
+    )
+    assert text.migration(MigrationReport(results, "x.jsonl", 2.0).to_dict()) == [
+        "files      4",
+        "converted  1",
+        "unchanged  1",
+        "apart      at most 4.0e-07, in b.pth; 2 are verified",
+        "time       2.0 s, 0.50 files a second",
+        "results    x.jsonl",
+        "note       of 2: written in layout denseport",
+        "note       of 1: prefix",
+        "failed     c.pth: outputs differ",
+        "failed     d.pth: no layout",
+        "failed     2 of 4; mend them, and run it again",
+    ]
+    quiet = [line.split()[0] for line in text.migration(MigrationReport(results[3:], "x.jsonl", 2.0).to_dict())]
+    assert quiet == ["files", "converted", "unchanged", "time", "results", "failed", "failed"]
 
 
 def test_nothing_heavy_is_imported() -> None:

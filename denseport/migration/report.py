@@ -1,9 +1,8 @@
-"""What a migration did: a result for each file, and the whole in few lines."""
+"""What a migration did: a result for each file."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,26 +88,3 @@ class MigrationReport:
             "failed": len(self.failed),
             "seconds": self.seconds,
         }
-
-
-def lines(report: MigrationReport) -> list[str]:
-    """The report for people: counts, and every failure."""
-    counts = Counter(result.status for result in report.results)
-    rate = counts[CONVERTED] / report.seconds if report.seconds else 0.0
-    failures = [f"failed      {_told(result)}" for result in report.failed]
-    if failures:
-        failures.append(f"failed      {len(failures):,} of {len(report.results):,}; mend them, and run it again")
-    return [
-        f"files       {len(report.results):,}",
-        f"converted   {counts[CONVERTED]:,}",
-        f"unchanged   {counts[UNCHANGED]:,}",
-        f"time        {report.seconds:.1f} s, {rate:.2f} files a second",
-        f"results     {report.results_file}",
-        *failures,
-    ]
-
-
-def _told(result: Result) -> str:
-    """Why a file failed; most errors name it themselves."""
-    error = result.error or ""
-    return error if result.source in error else f"{result.source}: {error}"
