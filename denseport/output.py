@@ -9,11 +9,12 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from denseport import formats
-from denseport.checkpoint import Checkpoint, Tensor
+from denseport.checkpoint import Checkpoint, Tensor, in_two_threads
 from denseport.errors import DenseportError, UsageError, VerificationError, listed
 
 MARK = ".denseport-"
@@ -82,13 +83,13 @@ def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         VerificationError: A name, shape, dtype or bit differs; the message names the tensors.
     """
-    with formats.read(path) as written:
+    with ThreadPoolExecutor(1) as background, formats.read(path) as written:
+        syncing = background.submit(sync, path)  # the disk is slow, and has nothing to wait for
         wrong = sorted(tensors.keys() ^ written.tensors.keys())
-        wrong += [
-            name
-            for name, tensor in tensors.items()
-            if name in written.tensors and not tensor.same_bits(written.tensors[name])
-        ]
+        common = {name: tensor for name, tensor in tensors.items() if name in written.tensors}
+        same = in_two_threads(common, lambda name, tensor: tensor.same_bits(written.tensors[name]))
+        wrong += [name for name, equal in same.items() if not equal]
+        syncing.result()
     if wrong:
         raise VerificationError(f"{path}: reading it back gave something else for {listed(wrong)}; is the disk sound?")
 
