@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -17,13 +16,12 @@ import click
 from denseport import terminal, text
 from denseport.cli_options import PREPROCESSING, as_json, comparing, converting, showing
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
+from denseport.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
 UNHARMED = "no file was left half-written"
-# A command makes tens of thousands of objects that stay until its end; to look through them again and again takes time.
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -278,7 +276,7 @@ def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any
 
 def main() -> NoReturn:
     """Runs the command line; every expected failure becomes one line on stderr and an exit code."""
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    collect_rarely()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the second one
             signal.signal(number, _end)

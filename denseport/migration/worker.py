@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from denseport.garbage import collect_rarely
 from denseport.migration.jobs import Job, perform
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SECONDS_TO_END = 4.0
 
 def main() -> None:
     """Answers jobs from standard input on standard output; ends at its end, and then removes what is half done."""
+    collect_rarely()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what anything prints must not get between the replies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process, and the parent ends this one

@@ -54,10 +54,8 @@ def tap_errors(requests: Sequence[Request], configs: Sequence[DenseNetConfig]) -
 def activations(source: Mapping[str, np.ndarray], tap: str, config: DenseNetConfig) -> list[np.ndarray]:
     """What one side saw at a tap, (N, *spatial, C) for each image array, channels as nets have them that append."""
     found = [source[name] for name in source if name.rpartition("/")[0] == tap]
-    order = dict(new_first_channels(config)).get(tap)
-    if order is None or config.traits.concatenation == "old-first":
-        return found
-    return [array.take(np.argsort(order), -1) for array in found]
+    order = dict(new_first_channels(config)).get(tap) if config.traits.concatenation == "new-first" else None
+    return found if order is None else [array.take(np.argsort(order), -1) for array in found]
 
 
 def _largest_error(reference: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from denseport.errors import DenseportError
+from denseport.garbage import collect_rarely
 from denseport.parity.images import ImageSet
 from denseport.parity.request import Pass, Request, Training
 from denseport.parity.runners import RUNNERS, Runner, configuration
@@ -31,6 +32,7 @@ TAPPED_IMAGES = 2
 
 def main() -> None:
     """Answers what comes on standard input through the descriptor it is given; ends when the parent process does."""
+    collect_rarely()
     replies = os.fdopen(int(sys.argv[1]), "w")
     os.set_inheritable(replies.fileno(), False)  # a child of the framework's would keep it open
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -62,10 +64,11 @@ def main() -> None:
 
 
 def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
-    """Writes the outputs of one pass, and what it saw on the way in the first images of each array."""
+    """Writes the outputs of one pass, and what it saw on the way in the first image of each array, or in two of one."""
     predict = runner.load(each, request.device)
     outputs: dict[str, np.ndarray] = {}
     taps: dict[str, np.ndarray] = {}
+    looked_into = max(1, TAPPED_IMAGES // len(request.images))
     for n, images in enumerate(map(ImageSet.from_json, request.images)):
         batches: list[np.ndarray] = []
         for batch in images.batches(BATCH):
@@ -74,7 +77,7 @@ def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[
             batches.append(logits)
             if tapped:
                 activations["head"] = logits
-            taps |= {f"{tap}/{n}": activation[:TAPPED_IMAGES].copy() for tap, activation in activations.items()}
+            taps |= {f"{tap}/{n}": activation[:looked_into].copy() for tap, activation in activations.items()}
             one_batch_done()
             if each.first_batch:
                 break

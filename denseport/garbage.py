@@ -1,0 +1,14 @@
+"""How often Python looks for garbage in a process of denseport's own."""
+
+from __future__ import annotations
+
+import gc
+
+# A command makes tens of thousands of objects that stay until its end, a framework as it is imported ten times as many;
+# to look through them again and again takes time.
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
+
+
+def collect_rarely() -> None:
+    """Lets a process make more objects between two collections; not for one that is somebody else's."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
