@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import numpy as np
 
 PIECE_BYTES = 4 << 20
 STRIP = 32
+WORTH_A_THREAD = 8 << 20
 Result = TypeVar("Result")
 
 
@@ -114,10 +116,12 @@ class Checkpoint:
 
 
 def in_two_threads(tensors: Mapping[str, Tensor], work: Callable[[str, Tensor], Result]) -> dict[str, Result]:
-    """What `work` gives for each tensor, by name; every other one in a second thread.
+    """What `work` gives for each tensor, by name; every other one in a second thread, where they are large enough.
 
     Reading, checksums and numpy let go of the interpreter's lock, so that both threads get on.
     """
+    if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_A_THREAD:
+        return {name: work(name, tensor) for name, tensor in tensors.items()}
 
     def done(some: list[str]) -> dict[str, Result]:
         return {name: work(name, tensors[name]) for name in some}
@@ -155,6 +159,12 @@ def _in_c_order(values: np.ndarray) -> np.ndarray:
 def _parts_of(values: np.ndarray) -> Callable[[int, int], np.ndarray]:
     flat = values.reshape(-1)
     return lambda start, stop: flat[start:stop]
+
+
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype, which numpy puts together anew each time it is asked."""
+    return dtype.name
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from denseport.checkpoint import Checkpoint, Tensor
+from denseport.checkpoint import Checkpoint, Tensor, dtype_name
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats import keras3
 from denseport.formats.hdf5 import Dataset, File, Group, open_root
@@ -94,7 +94,7 @@ def write(
     check_names(tensors, path)
     layers: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
-        if tensor.dtype.name == "bfloat16":
+        if dtype_name(tensor.dtype) == "bfloat16":
             raise FormatError(
                 f"{path}: {quoted(name)} is bfloat16, which legacy h5 cannot hold; "
                 "give --dtype float32, or a name ending in .weights.h5"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Tensor, pieces
+from denseport.checkpoint import Tensor, dtype_name, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.hdf5.file import SIGNATURE, UNDEFINED
 from denseport.formats.hdf5.headers import Kind
@@ -118,7 +118,7 @@ class Writer:
             _message(Kind.LAYOUT, struct.pack("<BBQQ", 3, 1, address, tensor.nbytes)),
         ]
         members[leaf] = NewObject(messages)
-        if tensor.dtype.name == "bfloat16":
+        if dtype_name(tensor.dtype) == "bfloat16":
             self.string(members[leaf], "dtype", "bfloat16")
 
     def string(self, owner: NewObject, name: str, value: str) -> None:
@@ -142,15 +142,16 @@ class Writer:
         return address
 
     def _datatype(self, dtype: np.dtype[Any], name: str) -> bytes:
-        if dtype.name in FLOATS:
-            return FLOATS[dtype.name]
+        own = dtype_name(dtype)
+        if own in FLOATS:
+            return FLOATS[own]
         if dtype.kind in "iu":
             signed = 0b1000 if dtype.kind == "i" else 0
             return struct.pack("<BBxxIHH", 0x10, signed, dtype.itemsize, 0, 8 * dtype.itemsize)
-        if dtype.name in ("bool", "bfloat16"):
-            return BOOLEAN if dtype.name == "bool" else RAW_16_BIT
+        if own in ("bool", "bfloat16"):
+            return BOOLEAN if own == "bool" else RAW_16_BIT
         raise FormatError(
-            f"{self._path}: {quoted(name)} is {dtype.name}, which h5 cannot hold; "
+            f"{self._path}: {quoted(name)} is {own}, which h5 cannot hold; "
             "give --dtype float32, or a name ending in .safetensors"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Tensor, dtype_name
 from denseport.formats.pytorch.objects import STORAGES
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGES.items()}
@@ -36,7 +36,7 @@ class _StateDictPickler:
         return bytes(self._output)
 
     def _tensor(self, key: str, tensor: Tensor) -> None:
-        dtype = tensor.dtype.name
+        dtype = dtype_name(tensor.dtype)
         typed = dtype in _STORAGE_NAMES
         self._once(b"ctorch._utils\n_rebuild_tensor_v2\n" if typed else b"ctorch._utils\n_rebuild_tensor_v3\n")
         self._output += b"(("

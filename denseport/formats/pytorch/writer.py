@@ -14,7 +14,7 @@ from struct import Struct
 
 import numpy as np
 
-from denseport.checkpoint import Tensor, pieces
+from denseport.checkpoint import Tensor, dtype_name, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.pytorch.containers import MAX_METADATA_BYTES, METADATA_RECORD
 from denseport.formats.pytorch.objects import DTYPES
@@ -35,7 +35,7 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
             the dtype and shape that it announced.
     """
     for name, tensor in tensors.items():
-        if not tensor.dtype.isnative or tensor.dtype.name not in DTYPES:
+        if not tensor.dtype.isnative or dtype_name(tensor.dtype) not in DTYPES:
             raise FormatError(
                 f"{path}: tensor {quoted(name)} is {tensor.dtype.name} ({tensor.dtype.str}), a dtype that no PyTorch "
                 "checkpoint of weights has; convert it first"
