@@ -15,6 +15,7 @@ from denseport.architecture import shapes
 from denseport.complexity import multiply_adds
 from denseport.config import VARIANTS, DenseNetConfig
 
+from . import preparation
 from .measure import Command, in_turn
 from .rows import Row, Target
 from .twins import MEMORY_ENVIRONMENT, answer
@@ -41,8 +42,7 @@ def rows(runs: int, folder: Path) -> list[Row]:
     nets = folder / "growth"
     if not nets.exists():
         click.echo("preparing nets of many sizes", err=True)
-        unfinished = folder / "growth.unfinished"
-        unfinished.mkdir(exist_ok=True)
+        unfinished = preparation.fresh(folder / "growth.unfinished")
         answer("growth_nets.py", [unfinished], folder)
         unfinished.rename(nets)
     found = []

@@ -12,6 +12,7 @@ from .rows import Row, Target
 
 GROUP = "DenseNet121, .pth to .h5, with parity"
 BY_HAND = "script by hand, float32 alone"
+KERAS_ALONE = "its half in Keras alone"
 TARGETS = (Target(GROUP, BY_HAND, time=0.6),)
 
 
@@ -21,7 +22,8 @@ def rows(runs: int, folder: Path) -> list[Row]:
     Raises:
         CommandError: A command has failed.
     """
-    source = preparation.net("densenet121", folder) / "densenet121.pth"
+    files = preparation.net("densenet121", folder)
+    source = files / "densenet121.pth"
     target, by_hand = folder / "parity.h5", folder / "parity-by-hand.h5"
     commands = [
         Command("denseport", [sys.executable, "-m", "denseport", "convert", "--force", source, target], [target]),
@@ -30,6 +32,11 @@ def rows(runs: int, folder: Path) -> list[Row]:
             [sys.executable, SCRIPTS / "parity_by_hand.py", "DenseNet121", source, by_hand],
             [by_hand],
             ["torchvision"],
+        ),
+        Command(
+            KERAS_ALONE,
+            [sys.executable, SCRIPTS / "keras_alone.py", "DenseNet121", files / "densenet121.h5"],
+            needs=["keras", "tensorflow"],
         ),
     ]
     return in_turn(GROUP, commands, runs)

@@ -34,7 +34,7 @@ def net(name: str, folder: Path) -> Path:
     place = folder / name
     if not place.exists():
         click.echo(f"preparing {name}", err=True)
-        unfinished = _fresh(folder / f"{name}.unfinished")
+        unfinished = fresh(folder / f"{name}.unfinished")
         np.save(unfinished / "images.npy", np.zeros((1, 64, 64, 3), np.float32))
         _run(TORCHVISION, "save", unfinished, name)
         source = unfinished / f"{name}.pth"
@@ -54,13 +54,14 @@ def small_checkpoints(count: int, folder: Path) -> Path:
     place = folder / f"small{count}"
     if not place.exists():
         click.echo(f"preparing {count} small checkpoints", err=True)
-        unfinished = _fresh(folder / f"small{count}.unfinished")
+        unfinished = fresh(folder / f"small{count}.unfinished")
         _run(SCRIPTS / "small_checkpoints.py", unfinished, count)
         unfinished.rename(place)
     return place
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
+    """The folder, new and empty."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
