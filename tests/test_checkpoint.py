@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from denseport.checkpoint import WORTH_A_THREAD, Tensor, in_two_threads
+from denseport.checkpoint import SMALL, WORTH_A_THREAD, Tensor, in_two_threads
 
 NAMES = ("d", "a", "c", "b", "e")
 
@@ -34,3 +34,10 @@ def test_an_error_of_either_thread_reaches_the_caller(nbytes: int, broken: str) 
 
     with pytest.raises(ValueError, match=broken):
         in_two_threads(tensors(nbytes), work)
+
+
+def test_no_two_large_tensors_are_in_memory_at_once() -> None:
+    large = Tensor.of(np.zeros(SMALL + 1, np.uint8))
+    found = in_two_threads(tensors(100) | {"f": large, "g": large}, lambda *_: threading.get_ident())
+    assert found["f"] == found["g"] == threading.get_ident()
+    assert len(set(found.values())) == 2
