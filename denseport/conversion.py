@@ -138,7 +138,7 @@ def convert(
         VerificationError: What was written differs from what was read, or the outputs are too far apart.
     """
     started = time.perf_counter()
-    _check_options(head, classes, dtype, to_format)
+    check_options(head, classes, dtype, to_format)
     source, preset = resolve(src, progress=comparing.get("progress"))
     if preset is not None:
         from_layout = from_layout or preset.layout
@@ -228,7 +228,9 @@ def convert(
     return report
 
 
-def _check_options(head: str, classes: int | None, dtype: str, to_format: str | None) -> None:
+def check_options(
+    head: str = "keep", classes: int | None = None, dtype: str = "keep", to_format: str | None = None
+) -> None:
     """Raises UsageError for a value that is none of an option's; the command line cannot give one."""
     for option, value, allowed in (
         ("head", head, get_args(Head)),

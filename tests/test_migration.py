@@ -760,6 +760,16 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("wrong", [{"dtype": "float8"}, {"head": "lose"}, {"classes": 0}, {"to_format": "onnx"}])
+def test_a_wrong_value_is_an_error_before_any_work(source: Path, tmp_path: Path, wrong: dict[str, object]) -> None:
+    name, value = next(iter(wrong.items()))
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"source,target,{name}\n{source / 'a.pth'},a.h5,\n{source / 'b.pth'},b.h5,{value}\n")
+    with pytest.raises(UsageError, match=f"b.pth: .*{value}"):
+        plain(rows, tmp_path / "target", to_format=None)
+    assert not (tmp_path / "target").exists()
+
+
 def test_an_unknown_option_is_an_error_before_any_work(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nonsense is no option"):
         plain(source, tmp_path / "target", nonsense=1)

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Unpack
 
+from denseport.conversion import check_options
 from denseport.errors import UsageError
 from denseport.migration import manifest, options, places, results, schedulers
 from denseport.migration.jobs import Job
@@ -54,6 +55,8 @@ def migrate(
     if jobs < 1 or (scheduler is not None and jobs > 1):
         raise UsageError(f"--jobs {jobs}: must be 1 or more, and is for this machine; leave it out with --scheduler")
     rows = manifest.rows(str(src), str(dst), options.given(converting, Path.cwd()))
+    for row in rows:
+        _check(row)
     if scheduler is None:
         for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
             require_parity(keras_backend(backend))
@@ -89,3 +92,12 @@ def migrate(
         results_file=places.absolute(results.FILE_NAME, str(dst)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check(row: manifest.Row) -> None:
+    """Raises UsageError, with the file's name, where a conversion would refuse its options whatever the file holds."""
+    values = {name: row.options[name] for name in ("head", "classes", "dtype", "to_format") if name in row.options}
+    try:
+        check_options(**values)
+    except UsageError as error:
+        raise UsageError(f"{row.source}: {error}") from None
