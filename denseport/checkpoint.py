@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 PIECE_BYTES = 4 << 20
 STRIP = 32
-WORTH_A_THREAD = 8 << 20
-SMALL = 8 << 20
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +110,6 @@ class Checkpoint:
     def dtypes(self) -> tuple[str, ...]:
         """The names of the dtypes that occur, sorted."""
         return tuple(sorted({str(tensor.dtype) for tensor in self.tensors.values()}))
-
-
-def in_two_threads(tensors: Mapping[str, Tensor], work: Callable[[str, Tensor], Result]) -> dict[str, Result]:
-    """What `work` gives for each tensor, by name; a second thread does half of the small ones, where that is worth it.
-
-    Reading, checksums and numpy let go of the interpreter's lock, so that both threads get on; and however large a
-    tensor is, no more than a small one is in memory beside it.
-    """
-
-    def done(names: Iterable[str]) -> dict[str, Result]:
-        return {name: work(name, tensors[name]) for name in names}
-
-    if sum(tensor.nbytes for tensor in tensors.values()) < WORTH_A_THREAD:
-        return done(tensors)
-    small = [name for name, tensor in tensors.items() if tensor.nbytes <= SMALL]
-    shared = dict.fromkeys(small[1::2])
-    with ThreadPoolExecutor(1) as second:
-        others = second.submit(done, shared)
-        results = done(name for name in tensors if name not in shared) | others.result()
-    return {name: results[name] for name in tensors}
 
 
 def pieces(values: np.ndarray) -> Iterator[np.ndarray]:

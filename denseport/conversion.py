@@ -231,7 +231,7 @@ def convert(
 def check_options(
     head: str = "keep", classes: int | None = None, dtype: str = "keep", to_format: str | None = None
 ) -> None:
-    """Raises UsageError for a value that is none of an option's; the command line cannot give one."""
+    """Raises UsageError for a value that is none of an option's; a program or a manifest can give one."""
     for option, value, allowed in (
         ("head", head, get_args(Head)),
         ("dtype", dtype, get_args(Dtype)),

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from denseport import formats
-from denseport.checkpoint import Checkpoint, Tensor, in_two_threads
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import DenseportError, UsageError, VerificationError, listed
 
 MARK = ".denseport-"
@@ -78,17 +78,20 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Reads a file back and compares it with the tensors that were written to it, bit by bit.
+    """Reads a file back and compares it with the tensors that were written to it, bit by bit, while it is synced.
 
     Raises:
+        OSError: The disk has not taken what was written.
         VerificationError: A name, shape, dtype or bit differs; the message names the tensors.
     """
     with ThreadPoolExecutor(1) as background, formats.read(path) as written:
         syncing = background.submit(sync, path)  # the disk is slow, and has nothing to wait for
         wrong = sorted(tensors.keys() ^ written.tensors.keys())
-        common = {name: tensor for name, tensor in tensors.items() if name in written.tensors}
-        same = in_two_threads(common, lambda name, tensor: tensor.same_bits(written.tensors[name]))
-        wrong += [name for name, equal in same.items() if not equal]
+        wrong += [
+            name
+            for name, tensor in tensors.items()
+            if name in written.tensors and not tensor.same_bits(written.tensors[name])
+        ]
         syncing.result()
     if wrong:
         raise VerificationError(f"{path}: reading it back gave something else for {listed(wrong)}; is the disk sound?")

@@ -50,6 +50,13 @@ def target_layout(
 ) -> tuple[Layout, list[str]]:
     """The layout to write, and what to say of the choice.
 
+    Args:
+        config: The architecture with the source's traits.
+        to_format: The format to write.
+        to_layout: The layout that was asked for, or None.
+        allow_mismatch: Whether it may compute something else with the same weights.
+        compensate: Whether a difference of epsilons will go into the running variances.
+
     Raises:
         LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
     """
@@ -93,7 +100,7 @@ def target_metadata(
         checkpoint: The source, whose own record of a preprocessing goes before `preprocessing`.
         weights: What is written.
         layout: How it is written.
-        framework: For which.
+        framework: Whose parameter names and axes are written.
         preprocessing: How the images were prepared, by what is known of the source's preset or layout.
         source_sha256: The source's hash.
     """

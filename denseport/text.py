@@ -13,7 +13,8 @@ from denseport.errors import listed, quoted
 
 def conversion(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
     """The lines for a `ConversionReport`."""
-    size = Path(report["target"]).stat().st_size
+    target = Path(report["target"])
+    size = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
     rows = [
         ("variant", _variant(report["variant"], report["config"])),
         ("from", f"{report['source_layout']}, {report['source_format']}"),
@@ -23,7 +24,7 @@ def conversion(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
         ("dtype", report["dtype"]),
         *(_parity_rows(report["parity"], every_tap) if report["parity"] else [("parity", "not checked")]),
         ("time", f"{report['seconds']:.1f} s"),
-        ("file", f"{report['target']} ({size / 1e6:.1f} MB)"),
+        ("folder" if target.is_dir() else "file", f"{target} ({size / 1e6:.1f} MB)"),
     ]
     return _table(rows)
 
@@ -44,11 +45,11 @@ def migration(report: Mapping[str, Any]) -> list[str]:
     rows.append(("unchanged", f"{counts['unchanged']:,}"))
     if verified := [(own["relative_error"], own["source"]) for own in done if own["relative_error"] is not None]:
         error, source = max(verified)
-        rows.append(("apart", f"at most {figure(error)}, in {source}; {len(verified):,} are verified"))
+        rows.append(("error", f"at most {figure(error)} relative, in {source}; {len(verified):,} verified"))
     rate = f", {counts['converted'] / report['seconds']:.2f} files a second" if counts["converted"] else ""
     rows += [("time", f"{report['seconds']:.1f} s{rate}"), ("results", report["results_file"])]
     notes = Counter(note for result in done for note in dict.fromkeys(result["notes"]))
-    rows += [("note", f"of {files:,}: {note}") for note, files in notes.most_common()]
+    rows += [("note", f"{files:,} of {len(every):,} files: {note}") for note, files in notes.most_common()]
     rows += [("failed", _failure(result)) for result in failed]
     if failed:
         rows.append(("failed", f"{len(failed):,} of {len(every):,}; mend them, and run it again"))

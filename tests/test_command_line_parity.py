@@ -85,10 +85,21 @@ def test_a_terminal_gets_tables_with_the_same_verdict(nets: Path) -> None:
     assert "block2.layer1.norm1.bias holds the same values" in " ".join(failed.split())
 
 
-def on_terminal(*arguments: object) -> str:
-    """What a terminal of 160 columns shows."""
+def test_a_migration_on_a_terminal_counts_its_files(nets: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.pth").write_bytes((nets / "a.pth").read_bytes())
+    folders = tmp_path / "source", tmp_path / "target"
+    shown = on_terminal("migrate", "--no-verify", "--to", "safetensors", *folders, kind="xterm")
+    assert "migrating ..." in shown
+    assert "1/1" in shown
+    assert "a minute" in shown
+    assert re.search(r"^converted +1\r?$", shown, re.MULTILINE)
+
+
+def on_terminal(*arguments: object, kind: str = "dumb") -> str:
+    """What a terminal of 160 columns shows; a dumb one has no progress bars."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "160", "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": "160", "TERM": kind}
     command = [sys.executable, "-m", "denseport", *map(str, arguments)]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
         os.close(theirs)

@@ -252,7 +252,14 @@ def test_a_torn_last_line_is_found_out_again(source: Path, tmp_path: Path, torn:
     assert len(written(target)) == 4
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "7", '{"target": 1}', '{"target": []}', "\0\0", "[" * 100_000])
+KNOWN = {"source": "a", "target": "b", "options": {}, "options_sha256": "", "status": "converted"}
+WRONG = ({"target": 1}, {"status": []}, {"relative_error": "4e-7"}, {"notes": [["x"]]}, {"error": 1}, {"more": 1})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "7", '{"target": "b"}', *(json.dumps(KNOWN | wrong) for wrong in WRONG), "\0\0", "[" * 100_000],
+)
 def test_a_line_that_is_no_result_is_an_error(source: Path, tmp_path: Path, line: str) -> None:
     target = tmp_path / "target"
     target.mkdir()
@@ -740,11 +747,11 @@ def test_the_report_in_lines() -> None:
         "files      4",
         "converted  1",
         "unchanged  1",
-        "apart      at most 4.0e-07, in b.pth; 2 are verified",
+        "error      at most 4.0e-07 relative, in b.pth; 2 verified",
         "time       2.0 s, 0.50 files a second",
         "results    x.jsonl",
-        "note       of 2: written in layout denseport",
-        "note       of 1: prefix",
+        "note       2 of 4 files: written in layout denseport",
+        "note       1 of 4 files: prefix",
         "failed     c.pth: outputs differ",
         "failed     d.pth: no layout",
         "failed     2 of 4; mend them, and run it again",
@@ -784,3 +791,4 @@ def test_every_option_of_convert_is_one_of_a_row() -> None:
     of_convert = inspect.signature(library.convert).parameters.keys() - {"src", "dst", "force", "comparing"}
     of_verify = inspect.signature(verify).parameters.keys() - {"a", "b", "layout_a", "layout_b", "same_traits"}
     assert of_convert | of_verify - {"progress", "workers"} == options.KINDS.keys()
+    assert options.Options.__annotations__.keys() == options.KINDS.keys()

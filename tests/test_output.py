@@ -29,6 +29,22 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_disk_that_says_once_that_it_failed_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells of a lost write at the first sync, and no longer at the next."""
+    failures = [OSError(errno.EIO, "Input/output error")]
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UsageError, match="Input/output error"):
+        write(CHECKPOINT, tmp_path / "x.safetensors")
+    assert names(tmp_path) == []
+
+
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "x.bin"
     with replacing(target, force=False) as temporary:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from denseport.checkpoint import Tensor, in_two_threads, pieces
+from denseport.checkpoint import pieces
 from denseport.layouts.weights import Weights
 
 
@@ -27,26 +27,20 @@ class Suspicion:
     dead: tuple[str, ...] = ()
 
 
-def suspicious(weights: Weights) -> Suspicion:
-    """Reads every tensor, two at a time, and names those with suspicious values."""
-    found = in_two_threads(weights.tensors, _suspicions)
-    kinds = (field.name for field in fields(Suspicion))
-    return Suspicion(**{kind: tuple(name for name, own in found.items() if kind in own) for kind in kinds})
-
-
 @np.errstate(invalid="ignore")  # comparing a signalling NaN
-def _suspicions(name: str, tensor: Tensor) -> list[str]:
-    """The attributes of `Suspicion` in which a tensor belongs."""
-    found = []
-    values = tensor.read()
-    if not all(np.isfinite(piece).all() for piece in pieces(values)):
-        found.append("nonfinite")
-    if name.endswith(".running_var"):
-        wide = values.astype(np.float64)
-        if (wide < 0).any():
-            found.append("negative_variance")
-        if ((wide > 0) & (wide < np.finfo(np.float32).tiny)).any():
-            found.append("denormal_variance")
-    if ".norm" in name and name.endswith(".weight") and not values.all():
-        found.append("dead")
-    return found
+def suspicious(weights: Weights) -> Suspicion:
+    """Reads every tensor, one at a time, and names those with suspicious values."""
+    found: dict[str, list[str]] = {"nonfinite": [], "negative_variance": [], "denormal_variance": [], "dead": []}
+    for name, tensor in weights.tensors.items():
+        values = tensor.read()
+        if not all(np.isfinite(piece).all() for piece in pieces(values)):
+            found["nonfinite"].append(name)
+        if name.endswith(".running_var"):
+            wide = values.astype(np.float64)
+            if (wide < 0).any():
+                found["negative_variance"].append(name)
+            if ((wide > 0) & (wide < np.finfo(np.float32).tiny)).any():
+                found["denormal_variance"].append(name)
+        if ".norm" in name and name.endswith(".weight") and not values.all():
+            found["dead"].append(name)
+    return Suspicion(**{kind: tuple(names) for kind, names in found.items()})

@@ -53,11 +53,14 @@ class Result:
         """The result that `to_dict` gave.
 
         Raises:
-            TypeError: A key is missing or unknown, or the target no text.
+            TypeError: A key is missing or unknown, or a value of another kind.
         """
         result = cls(**{**plain, "notes": tuple(plain.get("notes", ()))})
-        if not isinstance(result.target, str):
-            raise TypeError("target")
+        texts = (result.source, result.target, result.status, *result.notes)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(result.error, str | None):
+            raise TypeError("a text")
+        if not isinstance(result.relative_error, float | int | None):
+            raise TypeError("a number")
         return result
 
 

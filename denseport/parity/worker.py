@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from denseport.errors import DenseportError
-from denseport.garbage import collect_rarely
+from denseport.garbage import collect_rarely, keep_what_is_there
 from denseport.parity.images import ImageSet
 from denseport.parity.request import Pass, Request, Training
 from denseport.parity.runners import RUNNERS, Runner, configuration
@@ -40,6 +40,7 @@ def main() -> None:
     started = time.perf_counter()
     which = messages.get()
     runner = RUNNERS[which["framework"]](which["allow_tf32"])
+    keep_what_is_there()  # else to forget a small net takes longer than to run it
     _send(replies, {"cuda": runner.has_cuda()})
     while True:
         request = Request.from_json(messages.get())
@@ -64,11 +65,12 @@ def main() -> None:
 
 
 def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
-    """Writes the outputs of one pass, and what it saw on the way in the first image of each array, or in two of one."""
+    """Writes the outputs of one pass, and what it saw on the way: in each array's first image, or in two of one alone."""
     predict = runner.load(each, request.device)
     outputs: dict[str, np.ndarray] = {}
     taps: dict[str, np.ndarray] = {}
-    looked_into = max(1, TAPPED_IMAGES // len(request.images))
+    # Noise comes in several arrays, whose first images show what others would; a user's images come in one.
+    looked_into = 1 if len(request.images) > 1 else TAPPED_IMAGES
     for n, images in enumerate(map(ImageSet.from_json, request.images)):
         batches: list[np.ndarray] = []
         for batch in images.batches(BATCH):

@@ -12,7 +12,7 @@ from .rows import Row, Target
 
 GROUP = "DenseNet121, .pth to .h5, with parity"
 BY_HAND = "script by hand, float32 alone"
-KERAS_ALONE = "its half in Keras alone"
+KERAS_ALONE = "Keras alone: load the .h5 and run it"
 TARGETS = (Target(GROUP, BY_HAND, time=0.6),)
 
 

@@ -1,6 +1,7 @@
-"""The half of `parity_by_hand.py` that Keras does, alone: `NET WEIGHTS`; no conversion that is checked takes less.
+"""What Keras alone takes to load and run a net, beside a conversion that is checked: `NET WEIGHTS`.
 
-Imports Keras, builds the net of keras.applications, loads WEIGHTS, a .h5 of it, and runs it on the same noise.
+Imports Keras, builds the net of keras.applications, loads WEIGHTS, a .h5 of it, and runs it on the same noise as
+`parity_by_hand.py`.
 """
 
 from __future__ import annotations
