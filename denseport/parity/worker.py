@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _run(runner: Runner, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
-    """Writes the outputs of one pass, and what it saw on the way: in each array's first image, or in two of one alone."""
+    """Writes the outputs of one pass, and what it saw on the way, in one image of each array or two of one alone."""
     predict = runner.load(each, request.device)
     outputs: dict[str, np.ndarray] = {}
     taps: dict[str, np.ndarray] = {}
