@@ -11,7 +11,7 @@ import pytest
 from densenets import SMALL, TUTORIAL, canonical_weights
 
 import denseport as library
-from denseport import exports, layouts
+from denseport import exports, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.config import DenseNetConfig
 from denseport.exports import folders, timm_folder
@@ -194,6 +194,13 @@ def test_keras_hub_prepares_images_as_the_source_says(opened: dict[str, Any]) ->
 def test_the_archive_has_keras_own_layers_alone(opened: dict[str, Any]) -> None:
     assert all(layer.startswith("keras.") for layers in opened["keras"].values() for layer in layers)
     assert "keras.ZeroPadding3D" in opened["keras"]["three"]
+
+
+def test_the_report_gives_the_size_of_what_lies_in_a_folder(tmp_path: Path) -> None:
+    report = export("timm", written(tmp_path / "a.safetensors", TIMM, None), tmp_path / "out")
+    size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) / 1e6
+    assert size > 0.05  # what is shown is not 0.0
+    assert text.conversion(report.to_dict())[-1].split() == ["folder", f"{tmp_path}/out", f"({size:.1f}", "MB)"]
 
 
 @pytest.mark.parametrize("name", TAGS)
