@@ -9,10 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from denseport.atomic import write as write
     from denseport.checkpoint import Checkpoint as Checkpoint
     from denseport.checkpoint import Tensor as Tensor
-    from denseport.config import DenseNetConfig as DenseNetConfig
-    from denseport.config import Traits as Traits
     from denseport.conversion import ConversionReport as ConversionReport
     from denseport.conversion import convert as convert
     from denseport.difference import Difference as Difference
@@ -27,12 +26,13 @@ if TYPE_CHECKING:
     from denseport.inspection import derive as derive
     from denseport.inspection import inspect as inspect
     from denseport.layouts.translate import translate as translate
-    from denseport.loading import load_keras as load_keras
-    from denseport.loading import load_torch as load_torch
-    from denseport.loading import read as read
+    from denseport.load import load_keras as load_keras
+    from denseport.load import load_torch as load_torch
+    from denseport.load import read as read
     from denseport.migration import MigrationReport as MigrationReport
     from denseport.migration import migrate as migrate
-    from denseport.output import write as write
+    from denseport.net.config import DenseNetConfig as DenseNetConfig
+    from denseport.net.config import Traits as Traits
     from denseport.parity import ParityReport as ParityReport
     from denseport.parity import Workers as Workers
     from denseport.parity import verify as verify
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Tensor": "checkpoint",
-    "DenseNetConfig": "config",
-    "Traits": "config",
+    "DenseNetConfig": "net.config",
+    "Traits": "net.config",
     "ConversionReport": "conversion",
     "convert": "conversion",
     "Difference": "difference",
@@ -62,12 +62,12 @@ _HOMES = {
     "derive": "inspection",
     "inspect": "inspection",
     "translate": "layouts.translate",
-    "load_keras": "loading",
-    "load_torch": "loading",
-    "read": "loading",
+    "load_keras": "load",
+    "load_torch": "load",
+    "read": "load",
     "MigrationReport": "migration",
     "migrate": "migration",
-    "write": "output",
+    "write": "atomic",
     "ParityReport": "parity",
     "Workers": "parity",
     "verify": "parity",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from denseport import terminal, text
-from denseport.cli_options import PREPROCESSING, as_json, comparing, converting, showing
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
-from denseport.garbage import collect_rarely
+from denseport.options import PREPROCESSING, as_json, comparing, converting, showing
+from denseport.running.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
@@ -184,7 +184,7 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
     if output is None:
         click.echo(derived, nl=False)
         return
-    from denseport.output import replacing
+    from denseport.atomic import replacing
 
     with replacing(output, force=force) as temporary:
         temporary.write_text(derived)
@@ -263,8 +263,8 @@ def _write_document(path: Path | None, report: ParityReport | None) -> None:
     """Writes the page of a parity check, where one was asked for and one was made."""
     if path is None or report is None:
         return
-    from denseport.output import replacing
-    from denseport.parity.document import page
+    from denseport.atomic import replacing
+    from denseport.page import page
 
     with replacing(path, force=True) as temporary:
         temporary.write_text(page(report), encoding="utf-8")

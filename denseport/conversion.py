@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from denseport import exports, formats, layouts
-from denseport.architecture import parameters
+from denseport.atomic import confirm
 from denseport.checkpoint import dtype_of
-from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, UsageError, listed, quoted
-from denseport.loading import opened, sha256
-from denseport.output import confirm
-from denseport.preprocessing import find_preprocessing
-from denseport.presets import resolve
-from denseport.requirements import keras_backend, require_parity
-from denseport.target import (
+from denseport.load import opened, sha256
+from denseport.net.architecture import parameters
+from denseport.net.config import DenseNetConfig
+from denseport.planning import (
     DEFAULT_SUFFIX,
     NATIVE_FRAMEWORK,
     replacing_target,
@@ -29,6 +26,9 @@ from denseport.target import (
     target_metadata,
     target_path,
 )
+from denseport.preprocessing import find_preprocessing
+from denseport.presets import resolve
+from denseport.requirements import keras_backend, require_parity
 
 if TYPE_CHECKING:
     from denseport.comparison_options import Comparing

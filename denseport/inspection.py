@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from denseport import formats, layouts
-from denseport.architecture import parameters
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
+from denseport.net.architecture import parameters
+from denseport.net.config import DenseNetConfig
 
 
 @dataclass(frozen=True)

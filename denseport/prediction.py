@@ -13,17 +13,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from denseport import presets
+from denseport.atomic import temporary_folder
 from denseport.errors import UsageError, VerificationError, quoted
-from denseport.loading import opened
-from denseport.output import temporary_folder
-from denseport.parity.images import ImageSet, given
-from denseport.parity.processes import Workers
-from denseport.parity.request import OUTPUTS, Pass, Request
+from denseport.load import opened
 from denseport.parity.verification import DEVICE
-from denseport.parity.worker import BATCH
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
 from denseport.presets.classes import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
+from denseport.running.child import BATCH
+from denseport.running.images import ImageSet, given
+from denseport.running.request import OUTPUTS, Pass, Request
+from denseport.running.workers import Workers
 
 Framework = Literal["torch", "keras"]
 Progress = Callable[[int, int], None]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from denseport.architecture import shapes, taps
-from denseport.config import DenseNetConfig
+from denseport.net.architecture import shapes, taps
+from denseport.net.config import DenseNetConfig
 from denseport.parity.report import (
     Comparison,
     Correspondence,

@@ -21,11 +21,11 @@ from densenets import SMALL, canonical_weights
 import denseport
 from denseport import requirements
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError
-from denseport.loading import opened
-from denseport.parity.libraries import LIBRARIES
-from denseport.parity.libraries import library as own_library
+from denseport.load import opened
+from denseport.net.config import DenseNetConfig
+from denseport.running.libraries import LIBRARIES
+from denseport.running.libraries import library as own_library
 
 Script = Callable[..., Any]
 
@@ -379,7 +379,7 @@ def test_a_missing_framework_is_named_with_the_extra(
 def test_asking_whether_a_library_takes_a_file_imports_none_of_it(fixtures: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from denseport import DenseNetConfig;"
-        "from denseport.parity.libraries import LIBRARIES;"
+        "from denseport.running.libraries import LIBRARIES;"
         "[library.version() for library in LIBRARIES.values()];"
         "LIBRARIES['torchvision'].require(Path(sys.argv[1]), 'torchvision', DenseNetConfig());"
         "LIBRARIES['keras-hub'].require(Path(sys.argv[2]), 'keras-hub', DenseNetConfig());"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from denseport import cli_options, target
-from denseport.parity.libraries import LIBRARIES
+from denseport import options as cli_options
+from denseport import planning as target
 from denseport.preprocessing import PREPROCESSING
 from denseport.requirements import BACKENDS
+from denseport.running.libraries import LIBRARIES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

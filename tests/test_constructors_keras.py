@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import denseport
-from denseport.architecture import layers, parameters
-from denseport.config import VARIANTS, DenseNetConfig, Traits
 from denseport.errors import UsageError
 from denseport.layouts import find_layout
-from denseport.models import configurations
+from denseport.net import configurations
+from denseport.net.architecture import layers, parameters
+from denseport.net.config import VARIANTS, DenseNetConfig, Traits
 
 Script = Callable[..., Any]
 FLOAT32 = 1e-5

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import denseport
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.derive import derive
+from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import PREPROCESSING, recorded
 
 PLAIN = SMALL["four blocks"][0]

@@ -11,7 +11,7 @@ import pytest
 from densenets import canonical_weights, checkpoint
 
 import denseport
-from denseport.config import VARIANTS, DenseNetConfig
+from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.parity import Workers
 from denseport.parity.diagnosis import first_divergence
 from denseport.parity.report import Tap

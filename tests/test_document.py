@@ -19,8 +19,8 @@ import pytest
 from parity_reports import CONFIG, TAPS, broken, good, run
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-from denseport.architecture import shapes
-from denseport.parity.document import page
+from denseport.net.architecture import shapes
+from denseport.page import page
 from denseport.parity.report import ParityReport, Tap, TrainedTensor, TrainingReport
 
 FLAGS = (

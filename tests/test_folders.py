@@ -13,9 +13,9 @@ from densenets import SMALL, TUTORIAL, canonical_weights
 import denseport as library
 from denseport import exports, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
 from denseport.exports import folders, timm_folder
-from denseport.models.names import TAGS, find_config
+from denseport.net.config import DenseNetConfig
+from denseport.net.names import TAGS, find_config
 from denseport.preprocessing import PREPROCESSING, Preprocessing
 
 PREPARED = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), crop=160, crop_fraction=0.95, interpolation="bicubic")

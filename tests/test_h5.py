@@ -21,8 +21,8 @@ from hypothesis.extra import numpy as arrays_of
 from denseport import formats
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError
-from denseport.formats import h5
 from denseport.formats.hdf5 import writer
+from denseport.formats.keras import legacy as h5
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real" / "titu1994-densenet-fast-40-12-cifar10.h5"
@@ -515,7 +515,7 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     code = """if True:
         import sys, numpy, pathlib
         from denseport.checkpoint import Tensor
-        from denseport.formats import h5
+        from denseport.formats.keras import legacy as h5
         tensors = {f"c{i}/kernel": Tensor.of(numpy.full((3, 3, 2, 4), i, "f4")) for i in range(20)}
         h5.write(tensors, {"key": "value"}, pathlib.Path(sys.argv[1]))"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -581,7 +581,8 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     code = """if True:
         import sys, numpy, pathlib, resource, signal
         from denseport.checkpoint import Tensor
-        from denseport.formats import h5, keras3
+        from denseport.formats.keras import legacy as h5
+        from denseport.formats.keras import weights as keras3
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         tensors = {f"c{i}/kernel": Tensor.of(numpy.ones((3, 3, 32, 32), "f4")) for i in range(9)}
         for limit in (0, 3000, 200_000):

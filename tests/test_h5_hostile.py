@@ -21,9 +21,10 @@ import pytest
 
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError
-from denseport.formats import h5, keras3
 from denseport.formats.hdf5 import File, open_root
 from denseport.formats.hdf5.checksum import is_fletcher32, lookup3
+from denseport.formats.keras import legacy as h5
+from denseport.formats.keras import weights as keras3
 
 MEBIBYTE = 1 << 20
 WEIGHT = "conv/conv/kernel:0"

@@ -23,10 +23,10 @@ import torch
 from densenets import SMALL, canonical_weights
 
 from denseport import formats
-from denseport.architecture import shapes
 from denseport.checkpoint import Tensor
-from denseport.config import DenseNetConfig
 from denseport.layouts import Weights, find_layout, from_canonical
+from denseport.net.architecture import shapes
+from denseport.net.config import DenseNetConfig
 
 PLAIN = SMALL["four blocks"][0]
 MEBIBYTE = 1 << 20

@@ -21,10 +21,10 @@ import pytest
 from densenets import CIFAR, SMALL
 from PIL import Image
 
-from denseport.config import DenseNetConfig
 from denseport.errors import FrameworkMissingError, UsageError
-from denseport.parity.images import ImageSet, arrays, given, noise, pictures, training_shape
+from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import PREPROCESSING, Preprocessing, preprocess
+from denseport.running.images import ImageSet, arrays, given, noise, pictures, training_shape
 
 NET = DenseNetConfig.bc(4, (1, 1), 8, num_classes=3)
 SMALL_NET = DenseNetConfig.bc(4, (1, 1), 8, num_classes=3, **CIFAR)
@@ -561,8 +561,8 @@ def test_missing_pillow_is_named_with_its_extra(tmp_path: Path, monkeypatch: pyt
 def test_pillow_is_imported_for_pictures_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=zeros(1, 32, 32, 3))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom denseport.config import DenseNetConfig\n"
-        "from denseport.parity.images import given, noise\nnoise(DenseNetConfig())\n"
+        "import sys\nfrom pathlib import Path\nfrom denseport.net.config import DenseNetConfig\n"
+        "from denseport.running.images import given, noise\nnoise(DenseNetConfig())\n"
         f"list(given(Path({str(tmp_path / 'x.npz')!r}), DenseNetConfig(), 'torch')[0].batches(1))\n"
         "assert 'PIL' not in sys.modules"
     )

@@ -18,7 +18,7 @@ from densenets import canonical_weights
 
 import denseport
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig
 
 CONFIG = DenseNetConfig.bc(40, (4, 6, 8, 4), num_classes=10)
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -176,7 +176,7 @@ def verifying(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[]
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 marked = f"DENSEPORT_TEST={mark}".encode() in (entry / "environ").read_bytes()
-                if marked and b"denseport.parity.worker" in (entry / "cmdline").read_bytes():
+                if marked and b"denseport.running.child" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue  # it has ended, or is another user's

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError
-from denseport.formats import h5, keras3
+from denseport.formats.keras import legacy as h5
+from denseport.formats.keras import weights as keras3
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 

@@ -11,10 +11,10 @@ from densenets import SMALL, canonical_weights, equal
 
 from denseport import LayoutError, translate
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.frameworks import KERAS, TORCH
 from denseport.layouts.template import Template, outline
+from denseport.net.config import VARIANTS, DenseNetConfig
 
 ROWS = [(net, layout) for net, (_, spelled_by) in SMALL.items() for layout in spelled_by]
 PAIRS = [(net, *pair) for net, (_, spelled_by) in SMALL.items() for pair in itertools.permutations(spelled_by, 2)]
@@ -70,7 +70,7 @@ def spelled_names(config: DenseNetConfig) -> list[str]:
 
 
 def canonical_shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
-    from denseport.architecture import shapes
+    from denseport.net.architecture import shapes
 
     return shapes(config)
 

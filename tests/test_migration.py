@@ -22,12 +22,12 @@ from densenets import canonical_weights, checkpoint
 
 import denseport as library
 from denseport import text
-from denseport.config import DenseNetConfig
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
-from denseport.loading import sha256
+from denseport.load import sha256
 from denseport.migration import jobs, manifest, migrate, options, places, results
 from denseport.migration.jobs import Job, perform
 from denseport.migration.report import MigrationReport, Result
+from denseport.net.config import DenseNetConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "denseport-migration.jsonl"

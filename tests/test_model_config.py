@@ -17,7 +17,7 @@ import denseport
 from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, LayoutError
-from denseport.formats.model_config import MAX_CONFIG_BYTES
+from denseport.formats.keras.config import MAX_CONFIG_BYTES
 from denseport.layouts import Weights, find_layout, from_canonical
 from denseport.layouts.model_layers import model_layers
 from denseport.layouts.observed_traits import observed_traits

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from densenets import canonical_weights
 
-from denseport.architecture import layers
-from denseport.config import VARIANTS, DenseNetConfig, Traits
 from denseport.errors import LayoutError
 from denseport.models import require_fit
+from denseport.net.architecture import layers
+from denseport.net.config import VARIANTS, DenseNetConfig, Traits
 
 PLAIN = DenseNetConfig.bc(4, (2, 3, 2), 8, num_classes=5)
 DEEP = PLAIN.replace(stem_widths=(4, 6, 8), stem_kernel=3)

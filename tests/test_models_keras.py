@@ -23,9 +23,9 @@ from test_models import (
     process_of_its_own,
 )
 
-from denseport.architecture import PARAMETERS, layers
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import LayoutError, UsageError
+from denseport.net.architecture import PARAMETERS, layers
+from denseport.net.config import VARIANTS, DenseNetConfig
 
 KERAS_APPLICATIONS = (
     (r"^stem\.conv/", "conv1_conv/"),

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseport import FormatError, UsageError, VerificationError, convert, formats, output, read, write
+from denseport import FormatError, UsageError, VerificationError, convert, formats, read, write
+from denseport import atomic as output
+from denseport.atomic import replacing, temporary_folder
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.output import replacing, temporary_folder
 
 CHECKPOINT = Checkpoint({"a.weight": Tensor.of(np.arange(6, dtype=np.float32).reshape(2, 3))}, {"note": "kept"})
 
@@ -117,7 +118,7 @@ def test_a_target_that_cannot_be_a_file_is_refused(tmp_path: Path, target: str) 
 
 def test_what_a_killed_process_left_is_removed_and_a_neighbours_work_is_not(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib\nfrom denseport.output import replacing\n"
+        "import sys, time, pathlib\nfrom denseport.atomic import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1]), force=True) as temporary:\n"
         "    temporary.write_bytes(b'half')\n    print('written', flush=True)\n    time.sleep(60)\n"
     )
@@ -140,7 +141,7 @@ def test_what_a_killed_process_left_is_removed_and_a_neighbours_work_is_not(tmp_
 
 def test_two_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\nfrom denseport.output import replacing\n"
+        "import sys, pathlib\nfrom denseport.atomic import replacing\n"
         "for _ in range(40):\n    with replacing(pathlib.Path(sys.argv[1]), force=True) as temporary:\n"
         "        temporary.write_bytes(sys.argv[2].encode() * 100_000)\n"
     )

@@ -16,7 +16,7 @@ from densenets import SMALL, canonical_weights, checkpoint
 import denseport
 from denseport import requirements
 from denseport.comparison_options import Comparing
-from denseport.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig
 from denseport.parity.comparison import compare, disagreements, predictions, relative_error
 from denseport.parity.report import Disagreement
 

@@ -15,10 +15,10 @@ from PIL import Image
 import denseport
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, UsageError, VerificationError
-from denseport.parity.processes import Workers
 from denseport.prediction import Prediction, RankedClass, lines, predict
 from denseport.preprocessing import PREPROCESSING
 from denseport.presets.classes import class_names
+from denseport.running.workers import Workers
 
 SIZES = {"dogs/a.png": (301, 227), "dogs/b.png": (190, 411), "c.png": (61, 50)}
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from denseport import presets
-from denseport.complexity import multiply_adds
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import UsageError
+from denseport.net.complexity import multiply_adds
+from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.preprocessing import Preprocessing
 from denseport.presets import Preset
 from denseport.presets.classes import class_names

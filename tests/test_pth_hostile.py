@@ -21,7 +21,7 @@ import torch
 from denseport.checkpoint import Tensor
 from denseport.errors import DenseportError, FormatError, UsageError
 from denseport.formats import pth
-from denseport.formats.pytorch import containers, pickle_machine, pickle_state
+from denseport.formats.pth import containers, pickle_machine, pickle_state
 from denseport.formats.zip import archive
 
 VALUES = np.arange(4, dtype="<f4")

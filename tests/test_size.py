@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from denseport import checkpoint, layouts
-from denseport.architecture import shapes
 from denseport.checkpoint import Tensor, pieces
-from denseport.config import DenseNetConfig
+from denseport.net.architecture import shapes
+from denseport.net.config import DenseNetConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = ("pth", "h5", "weights.h5", "safetensors")

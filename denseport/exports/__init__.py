@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
-from denseport.config import TRAIT_NAMES, DenseNetConfig
 from denseport.errors import LayoutError, UsageError
 from denseport.layouts import Layout, Weights, find_layout
+from denseport.net.config import TRAIT_NAMES, DenseNetConfig
 from denseport.preprocessing import recorded
 
 FRAMEWORKS: Mapping[str, str] = MappingProxyType({"timm": "torch", "keras-hub": "keras", "keras": "keras"})

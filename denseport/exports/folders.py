@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from denseport.atomic import MARK, sync, temporary_folder
 from denseport.errors import DenseportError, UsageError, listed
-from denseport.output import MARK, sync, temporary_folder
 
 # linux/fs.h and fcntl.h
 RENAME_EXCHANGE, AT_FDCWD = 2, -100

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from denseport import layouts
-from denseport.architecture import stem_names
-from denseport.config import DenseNetConfig
-from denseport.formats import keras3
-from denseport.formats.keras import CONFIG, METADATA, WEIGHTS
+from denseport.formats.keras import weights as keras3
+from denseport.formats.keras.archive import CONFIG, METADATA, WEIGHTS
 from denseport.layouts.frameworks import KERAS
+from denseport.net.architecture import stem_names
+from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
 
 KERAS_VERSION = "3.6.0"

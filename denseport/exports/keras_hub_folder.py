@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from denseport import layouts
-from denseport.architecture import parameters
-from denseport.config import DenseNetConfig
 from denseport.exports.pixels import USUAL_SIDE, fault, unit_statistics
-from denseport.formats import folder, keras3
+from denseport.formats import folder
+from denseport.formats.keras import weights as keras3
 from denseport.layouts.frameworks import KERAS
+from denseport.net.architecture import parameters
+from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
 
 FILES = (

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from denseport import formats, layouts
-from denseport.config import DenseNetConfig
 from denseport.exports.pixels import USUAL_SIDE, fault, unit_statistics
 from denseport.formats.folder import CONFIG, TIMM_WEIGHTS
 from denseport.layouts.frameworks import TORCH
-from denseport.models.names import TAGS, find_config
+from denseport.net.config import DenseNetConfig
+from denseport.net.names import TAGS, find_config
 from denseport.preprocessing import Preprocessing
 
 FILES = (CONFIG, TIMM_WEIGHTS)

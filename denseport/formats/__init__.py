@@ -33,6 +33,7 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 )
 
 
+READERS = {"pth": "pth", "h5": "keras.legacy", "safetensors": "safetensors", "keras": "keras.archive"}
 WRITABLE = ("pth", "h5", "safetensors")
 
 # A DenseNet of a thousand layers has 7,000 tensors with names of half a megabyte in all; to look for a net among far
@@ -88,7 +89,7 @@ def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - t
         found = checkpoint.format
     else:
         found = sniff(path)
-        checkpoint = _module(found).read(path)
+        checkpoint = _module(READERS[found]).read(path)
     if format not in (None, found):
         checkpoint.close()
         raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out")
@@ -133,7 +134,7 @@ def write(
         more = "; convert writes .keras" if format == "keras" else ""
         raise UsageError(f"{path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}{more}")
     if format == "h5":
-        keras = _module("keras3" if path.name.endswith(".weights.h5") else "h5")
+        keras = _module("keras.weights" if path.name.endswith(".weights.h5") else "keras.legacy")
         keras.write(tensors, metadata, path, nesting)
     else:
         _module(format).write(tensors, metadata, path)

@@ -15,8 +15,9 @@ from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError
-from denseport.formats import h5, safetensors
-from denseport.formats.model_config import parse_config
+from denseport.formats import safetensors
+from denseport.formats.keras import legacy as h5
+from denseport.formats.keras.config import parse_config
 from denseport.formats.source_file import SourceFile
 from denseport.preprocessing import Preprocessing
 

@@ -8,9 +8,9 @@ from denseport.layouts.match import Detection
 from denseport.layouts.mismatch import mismatches
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.spec import Layout
-from denseport.layouts.suspicion import Suspicion, suspicious
 from denseport.layouts.translate import from_canonical, to_canonical, translate
-from denseport.layouts.weights import Weights
+from denseport.net.suspicion import Suspicion, suspicious
+from denseport.net.weights import Weights
 
 __all__ = [
     "Detection",

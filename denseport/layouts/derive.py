@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from denseport.architecture import Kind
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.detect import without_prefixes
 from denseport.layouts.frameworks import KERAS, TORCH, Framework
 from denseport.layouts.match import Detection, match
 from denseport.layouts.parse import LAYERS, parse
+from denseport.net.architecture import Kind
 
 # Of the numbers in a name, a block's and a layer's are among the first; each pair of them is tried on every name.
 MAX_NUMBERS = 5

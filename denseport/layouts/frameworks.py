@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from denseport.architecture import PARAMETERS, Kind
+from denseport.net.architecture import PARAMETERS, Kind
 
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 CANONICAL_AXES: Mapping[Kind, str] = MappingProxyType({"conv": "OI*", "dense": "OI"})

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from denseport.architecture import Kind, kind
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
+from denseport.net.architecture import Kind, kind
+from denseport.net.config import DenseNetConfig
 
 Shape = tuple[int, ...]
 LAYER = re.compile(r"block(\d+)\.layer(\d+)\.")

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from denseport.architecture import CLASSIFIER, kind, layers, shapes
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig, Traits
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.order import canonical_by_order, in_order
 from denseport.layouts.spec import Layout, Spelling
+from denseport.net.architecture import CLASSIFIER, kind, layers, shapes
+from denseport.net.config import DenseNetConfig, Traits
 
 SCALE = ".scale"
 

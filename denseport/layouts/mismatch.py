@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from denseport.config import DenseNetConfig
 from denseport.layouts.spec import Layout
+from denseport.net.config import DenseNetConfig
 
 # Sizes are relative to the largest logit of a DenseNet-121; how large they are depends on the weights.
 EFFECTS = {

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from denseport.config import Traits
 from denseport.errors import LayoutError, listed
 from denseport.layouts.model_layers import CONVOLUTIONS, JOINS, NORMALISATIONS, ModelLayer, model_layers
+from denseport.net.config import Traits
 
 # What Keras 1, 2 and 3 call a convolution's stride and dilation.
 STRIDES = ("strides", "subsample", "subsample_length")

@@ -10,12 +10,12 @@ import itertools
 import re
 from collections.abc import Mapping
 
-from denseport.architecture import Kind, layers
 from denseport.checkpoint import Checkpoint
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.frameworks import Framework, Groups
 from denseport.layouts.inference import RANKS
+from denseport.net.architecture import Kind, layers
+from denseport.net.config import DenseNetConfig
 
 # What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
 CLASSES: Mapping[Kind, tuple[str, ...]] = {

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from denseport.config import TRAIT_NAMES, DenseNetConfig, Traits
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import FRAMEWORKS
 from denseport.layouts.spec import Layout, Names, Variant
 from denseport.layouts.template import Template
+from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 from denseport.preprocessing import PREPROCESSING
 
 FOLDER = Path(__file__).parent

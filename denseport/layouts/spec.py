@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from denseport.architecture import Kind, kind, layers
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.template import Template, canonical_template, outline
+from denseport.net.architecture import Kind, kind, layers
+from denseport.net.config import DenseNetConfig
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
 EPSILON_ROUNDING = 2e-8

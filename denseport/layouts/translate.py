@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from denseport.architecture import CLASSIFIER, Kind, kind, layers
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError
 from denseport.layouts.detect import detect
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout, Numbering
-from denseport.layouts.weights import Weights
+from denseport.net.architecture import CLASSIFIER, Kind, kind, layers
+from denseport.net.config import DenseNetConfig
+from denseport.net.weights import Weights
 
 COUNTERS = "num_batches_tracked"
 

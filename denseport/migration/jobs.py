@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denseport import conversion
+from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError
-from denseport.loading import sha256
+from denseport.load import sha256
 from denseport.migration import places
 from denseport.migration.report import CONVERTED, FAILED, UNCHANGED, Result
-from denseport.output import temporary_folder
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport, Workers

@@ -16,7 +16,7 @@ from denseport.errors import UsageError, listed, quoted
 from denseport.migration import options as row_options
 from denseport.migration import places
 from denseport.migration.results import FILE_NAME
-from denseport.target import target_path
+from denseport.planning import target_path
 
 MAX_BYTES = 8 << 20
 MAX_TOML_BYTES = 2 << 20

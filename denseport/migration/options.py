@@ -11,7 +11,7 @@ from typing import Any
 from denseport.comparison_options import ComparisonOptions
 from denseport.conversion import Dtype, Head
 from denseport.errors import UsageError, quoted
-from denseport.loading import sha256
+from denseport.load import sha256
 
 # A list of names is a text in CSV, with spaces between them.
 KINDS: Mapping[str, type] = {

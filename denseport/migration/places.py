@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from denseport import output
+from denseport import atomic as output
 from denseport.errors import DenseportError, FrameworkMissingError, UsageError, VerificationError, quoted
-from denseport.loading import sha256
+from denseport.load import sha256
 
 if TYPE_CHECKING:
     import fsspec

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from denseport.atomic import temporary_folder
 from denseport.errors import FormatError, UsageError
 from denseport.migration import places
 from denseport.migration.report import Result
-from denseport.output import temporary_folder
 
 FILE_NAME = "denseport-migration.jsonl"
 SECONDS_BETWEEN_UPLOADS = 10.0

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from denseport.garbage import collect_rarely
 from denseport.migration.jobs import Job, perform
+from denseport.running.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import Workers

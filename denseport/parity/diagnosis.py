@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from denseport.architecture import feeding
-from denseport.config import DenseNetConfig
+from denseport.net.architecture import feeding
+from denseport.net.config import DenseNetConfig
 from denseport.parity.report import Divergence, FeedingTensor, Tap
 from denseport.parity.sides import Stored
 

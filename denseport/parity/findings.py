@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from denseport.architecture import taps
-from denseport.config import DenseNetConfig
-from denseport.layouts.weights import new_first_channels
+from denseport.net.architecture import taps
+from denseport.net.config import DenseNetConfig
+from denseport.net.weights import new_first_channels
 from denseport.parity.comparison import relative_error
 from denseport.parity.report import Tap, TrainedTensor, TrainingReport
-from denseport.parity.request import OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Request
+from denseport.running.request import OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Request
 
 TRAINING_TOLERANCE = 1e-9
 # Beside a tensor that trains, one whose gradient is zero but for rounding (a bias before a normalisation) is noise.

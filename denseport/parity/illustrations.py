@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from denseport.architecture import feeding
-from denseport.config import DenseNetConfig
+from denseport.net.architecture import feeding
+from denseport.net.config import DenseNetConfig
 from denseport.parity.comparison import predictions
 from denseport.parity.findings import activations, outputs
-from denseport.parity.images import ImageSet
 from denseport.parity.report import Correspondence, Divergence, Histogram, Illustrations, Tap
-from denseport.parity.request import OUTPUTS, Request
 from denseport.parity.sides import Stored
+from denseport.running.images import ImageSet
+from denseport.running.request import OUTPUTS, Request
 
 WORST = 3
 BINS = 48

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from denseport.checkpoint import Checkpoint, dtype_of
-from denseport.config import DenseNetConfig, Traits
 from denseport.errors import LayoutError, UsageError, listed, quoted
 from denseport.layouts import Detection, Weights, to_canonical
-from denseport.loading import opened
-from denseport.parity.libraries import LIBRARIES
+from denseport.load import opened
+from denseport.net.config import DenseNetConfig, Traits
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
+from denseport.running.libraries import LIBRARIES
 
 OTHER_FRAMEWORK = {"torch": "keras", "keras": "torch"}
 NARROW = {"float16": 11, "bfloat16": 8}  # significand bits

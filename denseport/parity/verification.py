@@ -12,24 +12,24 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
-from denseport.config import Traits
+from denseport.atomic import temporary_folder
 from denseport.errors import UsageError, quoted
 from denseport.layouts.spec import EPSILON_ROUNDING
-from denseport.loading import sha256
-from denseport.output import temporary_folder
+from denseport.load import sha256
+from denseport.net.config import Traits
 from denseport.parity.comparison import compare, disagreements
 from denseport.parity.diagnosis import explain, first_divergence
 from denseport.parity.findings import outputs, tap_errors, training
 from denseport.parity.illustrations import illustrate
-from denseport.parity.images import ImageSet, given, noise, training_shape
-from denseport.parity.libraries import LIBRARIES
-from denseport.parity.processes import Workers
 from denseport.parity.report import Comparison, Disagreement, FrameworkRun, ParityReport
-from denseport.parity.request import OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
 from denseport.parity.sides import NARROW, Side, both_sides, stored
-from denseport.parity.worker import BATCH
 from denseport.requirements import keras_backend as backend_of_environment
 from denseport.requirements import require_parity
+from denseport.running.child import BATCH
+from denseport.running.images import ImageSet, given, noise, training_shape
+from denseport.running.libraries import LIBRARIES
+from denseport.running.request import OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
+from denseport.running.workers import Workers
 
 TOLERANCE = 1e-5
 EXACT_TOLERANCE = 1e-10

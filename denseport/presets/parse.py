@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import DenseportError, UsageError, quoted
 from denseport.layouts import find_layout
+from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.presets.preset import Preset, file_name
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from denseport.architecture import layers, parameters
-from denseport.complexity import multiply_adds
-from denseport.config import DenseNetConfig
+from denseport.net.architecture import layers, parameters
+from denseport.net.complexity import multiply_adds
+from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
 
 

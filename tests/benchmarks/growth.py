@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from denseport.architecture import shapes
-from denseport.complexity import multiply_adds
-from denseport.config import VARIANTS, DenseNetConfig
+from denseport.net.architecture import shapes
+from denseport.net.complexity import multiply_adds
+from denseport.net.config import VARIANTS, DenseNetConfig
 
 from . import preparation
 from .measure import Command, in_turn

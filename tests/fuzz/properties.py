@@ -18,9 +18,9 @@ from densenets import SMALL, canonical_weights
 
 from denseport import formats, inspect, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.config import DenseNetConfig
 from denseport.errors import DenseportError, FormatError, LayoutError, UsageError, printable
-from denseport.parity.images import arrays
+from denseport.net.config import DenseNetConfig
+from denseport.running.images import arrays
 
 SECONDS = 5
 BYTES = 512 << 20

@@ -142,8 +142,8 @@ def with_atheris(name: str, seconds: int, found: Path, work: Path) -> int:
     for module in [module for module in sys.modules if module.split(".")[0] in ("denseport", "fuzz", "densenets")]:
         del sys.modules[module]
     with atheris.instrument_imports(include=["denseport"]):
-        import denseport.formats.h5
-        import denseport.formats.keras
+        import denseport.formats.keras.archive
+        import denseport.formats.keras.legacy
         import denseport.formats.pth
         import denseport.formats.safetensors  # noqa: F401
         from fuzz.readers import READERS

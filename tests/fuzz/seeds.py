@@ -17,10 +17,10 @@ from densenets import canonical_weights
 
 from denseport import formats, layouts
 from denseport.checkpoint import Tensor
-from denseport.config import DenseNetConfig
-from denseport.formats.pytorch.pickler import pickled
+from denseport.formats.pth.pickler import pickled
 from denseport.layouts.frameworks import KERAS, TORCH
 from denseport.layouts.parse import known_layouts, known_text
+from denseport.net.config import DenseNetConfig
 
 # Tensors of the smaller files: a convolution and a normalisation.
 FEW = 5

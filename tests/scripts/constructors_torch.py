@@ -19,8 +19,8 @@ from timm.models.densenet import DenseNet
 from torch_checkpoints import randomise
 
 import denseport
-from denseport.config import DenseNetConfig
 from denseport.models import pytorch
+from denseport.net.config import DenseNetConfig
 
 NAMES = ["densenet121", "densenet161", "densenet169", "densenet201", "densenet264d", "densenetblur121d"]
 SMALL = DenseNetConfig.bc(8, (2, 3, 2), 12, num_classes=5)

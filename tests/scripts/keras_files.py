@@ -19,7 +19,8 @@ import h5py
 import numpy as np
 
 from denseport.checkpoint import Tensor
-from denseport.formats import h5, keras3
+from denseport.formats.keras import legacy as h5
+from denseport.formats.keras import weights as keras3
 
 keras = import_module(os.environ.get("KERAS", "keras"))
 KERAS_3 = keras.__version__.startswith("3")

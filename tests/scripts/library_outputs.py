@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import denseport
-from denseport.loading import opened
-from denseport.parity.libraries import LIBRARIES
+from denseport.load import opened
+from denseport.running.libraries import LIBRARIES
 
 
 def loaded(framework: str, net: str, file: Path, like: Path, dtype: str):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from denseport.config import DenseNetConfig, Traits
 from denseport.models.pytorch import DenseNet
+from denseport.net.config import DenseNetConfig, Traits
 
 
 def counted(config: dict[str, Any], size: list[int]) -> int:

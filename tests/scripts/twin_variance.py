@@ -7,9 +7,9 @@ import json
 import numpy as np
 import torch
 
-from denseport.config import DenseNetConfig
 from denseport.models import keras as keras_twin
 from denseport.models import pytorch as torch_twin
+from denseport.net.config import DenseNetConfig
 
 config = DenseNetConfig.bc(4, (1,), 3)
 values = np.random.default_rng(0).standard_normal((4, 1, 1, 3)).astype(np.float32)

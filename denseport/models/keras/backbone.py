@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import keras
 from keras import layers
 
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import UsageError, quoted
 from denseport.layouts import find_layout
 from denseport.layouts.template import Template, canonical_template
-from denseport.models import configurations
 from denseport.models.keras.presets import fill_from_preset
 from denseport.models.keras.style import Style
 from denseport.models.keras.twin import computing_in, features, last_norm
+from denseport.net import configurations
+from denseport.net.config import VARIANTS, DenseNetConfig
 
 Presets = Mapping[str, Mapping[str, Any]]
 

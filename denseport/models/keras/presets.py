@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
-from denseport import architecture, formats, layouts
-from denseport.config import DenseNetConfig
+from denseport import formats, layouts
 from denseport.layouts.frameworks import KERAS
 from denseport.models.keras.twin import fill
+from denseport.net import architecture
+from denseport.net.config import DenseNetConfig
 
 
 def fill_from_preset(model: keras.Model, config: DenseNetConfig, preset: str) -> None:

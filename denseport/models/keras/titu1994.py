@@ -11,12 +11,12 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
-from denseport.config import VARIANTS, DenseNetConfig
 from denseport.errors import UsageError, quoted
-from denseport.models import configurations
 from denseport.models.keras.presets import fill_from_preset
 from denseport.models.keras.style import Style, numbered
 from denseport.models.keras.twin import features, head
+from denseport.net import configurations
+from denseport.net.config import VARIANTS, DenseNetConfig
 
 Shape = tuple[int | None, ...]
 CHANNELS = (1, 3)
@@ -50,7 +50,7 @@ def DenseNet(  # noqa: N802 - upstream's name
             the last is neither, and where neither is and Keras' `image_data_format` says so. By default (32, 32, 3), or
             without a top (None, None, 3).
         depth, nb_dense_block, growth_rate, nb_filter, nb_layers_per_block, bottleneck, reduction,
-            subsample_initial_block: As for `denseport.models.configurations.titu1994`.
+            subsample_initial_block: As for `denseport.net.configurations.titu1994`.
         dropout_rate: Share of each dense layer's new features that is dropped in training.
         weight_decay: Factor of the L2 penalty on the stem's, the bottlenecks' and the transitions' kernels; upstream
             has none on others.

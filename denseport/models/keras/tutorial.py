@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from denseport.models import configurations
 from denseport.models.keras.style import Style, numbered
 from denseport.models.keras.twin import features, head
+from denseport.net import configurations
 
 
 def tutorial_densenet(

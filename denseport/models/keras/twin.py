@@ -16,12 +16,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from denseport.architecture import stem_names
-from denseport.config import DenseNetConfig
 from denseport.errors import UsageError
 from denseport.models import require_fit
 from denseport.models.keras.style import TWIN, Style
 from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
+from denseport.net.architecture import stem_names
+from denseport.net.config import DenseNetConfig
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 MAX_POOL = (layers.MaxPooling1D, layers.MaxPooling2D, MaxPooling3D)
@@ -33,7 +33,7 @@ def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:
     """A DenseNet: (N, *spatial, C) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
 
     The layers that have weights, and the order in which `model.layers` has them, are those of
-    `denseport.architecture.layers(config)`. Spatial sizes are free.
+    `denseport.net.architecture.layers(config)`. Spatial sizes are free.
 
     Args:
         config: The architecture.

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from denseport import formats, layouts
-from denseport.architecture import CLASSIFIER
-from denseport.config import DenseNetConfig
 from denseport.errors import LayoutError, UsageError
-from denseport.models.names import find_config
 from denseport.models.pytorch.densenet import DenseNet, as_tensor
 from denseport.models.pytorch.features import FeatureNet
+from denseport.net.architecture import CLASSIFIER
+from denseport.net.config import DenseNetConfig
+from denseport.net.names import find_config
 
 
 def create(
@@ -35,7 +35,7 @@ def create(
 
     Args:
         name_or_config: A name of timm's (`densenet121`, `densenet264d`, `tv_densenet121`, `densenet121.ra_in1k`) or of
-            `denseport.config.VARIANTS`; or a configuration.
+            `denseport.net.config.VARIANTS`; or a configuration.
         num_classes: Outputs of the classifier; 0 for none, then the net returns pooled features. None leaves what the
             file or the configuration has, 1000 for a name.
         in_channels: Channels of the images; None likewise, 3 for a name.

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from denseport.architecture import stem_names
-from denseport.config import DenseNetConfig
 from denseport.models import require_fit
+from denseport.net.architecture import stem_names
+from denseport.net.config import DenseNetConfig
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -35,7 +35,7 @@ REFLECTION = (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
 class DenseNet(nn.Sequential):
     """A DenseNet: (N, C, *spatial) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
 
-    The names and shapes of its state dict are `denseport.architecture.shapes(config)`, and one
+    The names and shapes of its state dict are `denseport.net.architecture.shapes(config)`, and one
     `num_batches_tracked` a normalisation.
 
     Args:

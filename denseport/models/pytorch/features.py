@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from denseport.architecture import stem_names
-from denseport.config import DenseNetConfig
 from denseport.errors import UsageError
 from denseport.models.pytorch.densenet import DenseNet
+from denseport.net.architecture import stem_names
+from denseport.net.config import DenseNetConfig
 
 
 @dataclass(frozen=True)

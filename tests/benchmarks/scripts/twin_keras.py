@@ -15,8 +15,8 @@ import numpy as np
 from twin_memory import peak_private_memory
 from twin_turns import in_turn
 
-from denseport.config import VARIANTS
 from denseport.models import keras as twin
+from denseport.net.config import VARIANTS
 
 CREATE = {
     # the epsilon of keras.applications

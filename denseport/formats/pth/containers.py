@@ -1,0 +1,160 @@
+"""The two containers of PyTorch checkpoints: where the pickle is, and where the bytes of each storage are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from struct import Struct
+from struct import error as StructError
+
+from denseport.errors import FormatError, listed, quoted
+from denseport.formats.pth.objects import TorchUnpickler
+from denseport.formats.pth.pickle_state import MAX_BYTES
+from denseport.formats.pth.tensors import StoredBytes
+from denseport.formats.source_file import SourceFile
+from denseport.formats.zip.archive import ZipArchive
+
+METADATA_RECORD = "extra/denseport.json"
+MAX_METADATA_BYTES = 1 << 20
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+_COUNT = Struct("<q")
+_BROKEN = "copy or download the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a container holds: the unpickled object, the storages that its tensors look into, and the metadata."""
+
+    container: str
+    value: object
+    stored: Mapping[str, StoredBytes]
+    byteorder: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_zip(file: SourceFile) -> Contents:
+    """The contents of a zip container.
+
+    Raises:
+        FormatError: The archive is broken or unsafe, is TorchScript or no PyTorch checkpoint, or its pickle is refused.
+
+    Source: torch/serialization.py `_load`, caffe2/serialize/inline_container.cc.
+    """
+    archive = ZipArchive(file)
+    roots = [name.split("/")[0] for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise FormatError(
+            f"{file.path}: is a zip archive of {listed(archive.entries, 5)}, not a PyTorch checkpoint, which has one "
+            "data.pkl in one folder; save the weights with torch.save(model.state_dict(), 'new.pth')"
+        )
+    root = roots[0] + "/"
+    if root + "constants.pkl" in archive.entries or any(name.startswith(root + "code/") for name in archive.entries):
+        raise FormatError(
+            f"{file.path}: is a TorchScript program, not a checkpoint; save its weights once with "
+            "torch.save(torch.jit.load(path).state_dict(), 'new.pth')"
+        )
+    byteorder = "little"
+    if root + "byteorder" in archive.entries:
+        recorded = archive.content(archive.entries[root + "byteorder"], 16)
+        if recorded not in (b"little", b"big"):
+            raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, neither little nor big; {_BROKEN}")
+        byteorder = recorded.decode()
+    pickle = archive.content(archive.entries[root + "data.pkl"], MAX_BYTES)
+    value, end = TorchUnpickler(file.path, pickle, "data.pkl").read()
+    if end != len(pickle):
+        raise FormatError(f"{file.path}: {len(pickle) - end} bytes follow the pickle in data.pkl; {_BROKEN}")
+    prefix = root + "data/"
+    stored = {
+        name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
+        for name, entry in archive.entries.items()
+        if name.startswith(prefix)
+    }
+    return Contents("PyTorch zip", value, stored, byteorder, _metadata(file, archive, root))
+
+
+def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str]:
+    entry = archive.entries.get(root + METADATA_RECORD)
+    if entry is None:
+        return {}
+    text = archive.content(entry, MAX_METADATA_BYTES)
+    try:
+        metadata = json.loads(text, object_pairs_hook=_distinct)
+        for part in (part for item in metadata.items() for part in item):
+            part.encode("utf-8")  # a lone surrogate could not be written anywhere
+    except (ValueError, RecursionError, AttributeError):
+        raise FormatError(
+            f"{file.path}: its metadata ({METADATA_RECORD}) is no JSON object of texts; write the file again"
+        ) from None
+    return metadata  # type: ignore[no-any-return]
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    items = dict(pairs)
+    if len(items) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return items
+
+
+def read_legacy(file: SourceFile) -> Contents:
+    """The contents of a container from before torch 1.6: five pickles, then the storages, each after its length.
+
+    Raises:
+        FormatError: The file is cut off, no PyTorch checkpoint, or its pickles are refused.
+
+    Source: torch/serialization.py `_legacy_load`, torch/csrc/serialization.cpp `THPStorage_readFileRaw`.
+    """
+    unpickler = TorchUnpickler(file.path, file.read(0, MAX_BYTES), "its pickle")
+    magic_number, position = unpickler.read()
+    if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
+        raise FormatError(
+            f"{file.path}: is a pickle, but not one of torch.save; save the weights with "
+            "torch.save(model.state_dict(), 'new.pth')"
+        )
+    version, position = unpickler.read(position)
+    if type(version) is not int or version != _PROTOCOL_VERSION:
+        raise FormatError(f"{file.path}: its PyTorch protocol is not {_PROTOCOL_VERSION}; {_BROKEN}")
+    _, position = unpickler.read(position)  # the machine that wrote it
+    value, position = unpickler.read(position)
+    keys, position = unpickler.read(position)
+    stored = _legacy_storages(file, unpickler, keys, position)
+    # Every version of torch writes these storages in little-endian order; `little_endian` in the third pickle says what
+    # the machine was, and torch.load does not look at it.
+    return Contents("PyTorch legacy (before 1.6)", value, stored, "little")
+
+
+def _legacy_storages(
+    file: SourceFile, unpickler: TorchUnpickler, keys: object, position: int
+) -> dict[str, StoredBytes]:
+    if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
+        raise FormatError(f"{file.path}: the list of its storages is malformed; {_BROKEN}")
+    stored: dict[str, StoredBytes] = {}
+    for key in map(str, keys):
+        declared = unpickler.storages.get(key)
+        if declared is None or key in stored:
+            raise FormatError(f"{file.path}: storage {quoted(key)} is listed but not declared once; {_BROKEN}")
+        itemsize = declared.type.dtype.to_numpy().itemsize
+        try:
+            (count,) = _COUNT.unpack(file.read(position, _COUNT.size))
+        except StructError:
+            raise FormatError(f"{file.path}: ends before storage {quoted(key)}; {_BROKEN}") from None
+        position += _COUNT.size
+        size = count * itemsize
+        if count != declared.count or position + size > file.size:
+            raise FormatError(
+                f"{file.path}: storage {quoted(key)} should have {declared.count} elements, has {count}, and "
+                f"{file.size - position} bytes are left; {_BROKEN}"
+            )
+        stored[key] = StoredBytes(size, partial(_part, file, position))
+        position += size
+    if position != file.size:
+        raise FormatError(f"{file.path}: {file.size - position} bytes follow its last storage; {_BROKEN}")
+    return stored
+
+
+def _part(file: SourceFile, position: int, start: int, size: int) -> bytes:
+    """Some bytes of what begins at a position."""
+    return file.read(position + start, size)

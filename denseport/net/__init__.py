@@ -1,0 +1,1 @@
+"""The net as data: its configuration, its graph, its weights under canonical names."""
