@@ -402,10 +402,10 @@ def test_frameworks_are_loaded_once_and_end_with_the_run(tmp_path: Path, sent: i
     target = tmp_path / "target"
     running = Running("--device", "cpu", "--to", "h5", folder, target)
     running.wait_until(lambda: (target / RESULTS).exists() and len(written_lines(target)) >= 1)
-    frameworks = running.started("parity.worker")
+    frameworks = running.started("running.child")
     assert len(frameworks) == 2
     running.wait_until(lambda: len(written_lines(target)) >= 3)
-    assert running.started("parity.worker") == frameworks
+    assert running.started("running.child") == frameworks
     running.process.send_signal(sent)
     running.ended()
     assert running.left_over() == {}
