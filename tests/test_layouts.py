@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,16 @@ from densenets import SMALL, canonical_weights, equal
 
 from denseport import LayoutError, translate
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
+from denseport.layouts import (
+    Detection,
+    Weights,
+    detect,
+    find_layout,
+    from_canonical,
+    known_layouts,
+    known_text,
+    to_canonical,
+)
 from denseport.layouts.frameworks import KERAS, TORCH
 from denseport.layouts.template import Template, outline
 from denseport.net.config import VARIANTS, DenseNetConfig
@@ -41,6 +52,15 @@ def test_a_layout_is_detected_with_its_configuration(net: str, layout: str) -> N
     traits = known_layouts()[layout].traits_of(config)
     assert found.config.replace(traits=config.traits) == config
     assert {name: getattr(found.config.traits, name) for name in traits} == traits
+
+
+@pytest.mark.parametrize(("net", "layout"), ROWS)
+def test_a_detection_travels_as_json(net: str, layout: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(known_text(layout))
+    arrays = {f"module.{name}": array for name, array in spelled(SMALL[net][0], layout).items()}
+    for backend, asked in (("", layout), ("theano", layout), ("", tmp_path / "mine.toml")):
+        found = detect(checkpoint(arrays, backend=backend), asked)
+        assert Detection.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @pytest.mark.parametrize(("net", "source", "target"), PAIRS)

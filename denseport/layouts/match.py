@@ -9,9 +9,10 @@ from typing import Any
 
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.frameworks import Framework, Groups
+from denseport.layouts.frameworks import FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.order import canonical_by_order, in_order
+from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout, Spelling
 from denseport.net.architecture import CLASSIFIER, kind, layers, shapes
 from denseport.net.config import DenseNetConfig, Traits
@@ -55,6 +56,36 @@ class Detection:
     def under(self, prefix: str) -> Detection:
         """The same, with the prefix that was taken off the names."""
         return replace(self, prefix=prefix)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, from which another process that reads the same file need not detect again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "layout": self.layout.file or self.layout.name,
+            "framework": [self.framework.name, self.framework.rotated],
+            "config": self.config.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Detection:
+        """The detection that `to_dict` gave the values of.
+
+        Raises:
+            LayoutError: The layout's TOML file is no longer there, or is no layout any more.
+        """
+        frameworks = {(each.name, each.rotated): each for each in (*FRAMEWORKS.values(), KERAS_ON_THEANO)}
+        name, rotated = plain["framework"]
+        return cls(
+            layout=find_layout(plain["layout"]),
+            framework=frameworks[name, rotated],
+            config=DenseNetConfig.from_dict(plain["config"]),
+            roles=plain["roles"],
+            scales={norm: tuple(names) for norm, names in plain["scales"].items()},
+            counters=plain["counters"],
+            dropped=tuple(plain["dropped"]),
+            prefix=plain["prefix"],
+            head=plain["head"],
+            assumed=tuple(plain["assumed"]),
+        )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a user should know of how the tensors were found."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def find_layout(name: str | Path) -> Layout:
         raise LayoutError(f"{path}: cannot be read ({error.strerror}); check the path of the layout file") from None
     if len(text) > MAX_FILE_BYTES:
         raise LayoutError(f"{path}: is larger than 1 MiB, which no layout file is; check the path")
-    return parse(text.decode("utf-8", "replace"), str(path))
+    return replace(parse(text.decode("utf-8", "replace"), str(path)), file=str(path))
 
 
 def parse(text: str, file: str) -> Layout:
@@ -140,6 +140,7 @@ class _Parser:
             extra=self.strings("extra", extra) if (extra := self.table.get("extra", base.get("extra"))) else (),
             nested=self.table.get("nested", base.get("nested", "")),
             preprocessing=self.preprocessing(base),
+            file="",
             **{flag: self.flag(flag, base.get(flag, default)) for flag, default in FLAGS.items()},
         )
 

@@ -52,6 +52,7 @@ class Layout:
         nameless: Whether a file that records no layer names is taken to be of this layout.
         detected: Whether the layout is recognised by itself; else it must be asked for.
         preprocessing: What the layout's own library does to images first, by its name in `PREPROCESSING`.
+        file: The TOML file that a user named, or "" for a layout that ships with the package.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Layout:
     nameless: bool
     detected: bool
     preprocessing: str
+    file: str
 
     def framework_for(self, native: str) -> Framework:
         """The framework whose conventions a file takes, given the one that its format is native to."""

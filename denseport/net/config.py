@@ -187,6 +187,12 @@ class DenseNetConfig:
         """Plain values, traits nested, ready for JSON."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> DenseNetConfig:
+        """The configuration that `to_dict` gave the values of, by way of JSON or not."""
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in plain.items()}
+        return cls(**{**values, "traits": Traits(**plain["traits"])})
+
 
 TRAIT_NAMES = frozenset(field.name for field in dataclasses.fields(Traits))
 
