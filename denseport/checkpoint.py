@@ -78,7 +78,7 @@ class Checkpoint:
         metadata: The strings that travel with the weights (safetensors metadata, h5 attributes, a pth record).
         format: `pth`, `h5`, `safetensors` or `keras`.
         container: The kind and version of the container, in words for a report.
-        path: The file, or None where the tensors came from memory.
+        path: What the file is called in messages, or None where the tensors came from memory.
         wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".
         others: What else the file holds (`epoch`, `optimizer`), by name.
         backend: The Keras backend that wrote the file, where it says so: on Theano, kernels are rotated by 180 degrees.
@@ -90,7 +90,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
     container: str = ""
-    path: Path | None = None
+    path: str | Path | None = None
     wrapper: str = ""
     others: tuple[str, ...] = ()
     nameless: bool = False

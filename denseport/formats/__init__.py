@@ -42,24 +42,26 @@ MAX_TENSORS = 1 << 14
 MAX_LETTERS_OF_NAMES = 1 << 20
 
 
-def sniff(path: Path) -> str:
+def sniff(path: Path, shown: str | Path | None = None) -> str:
     """The format of a file by its first bytes, or HDF5's behind a user block; never by its name.
+
+    Errors call the file `shown`, where that is given.
 
     Raises:
         UsageError: There is no such file, or it cannot be read.
         FormatError: It is empty or starts like none of the formats.
     """
+    shown = shown or path
     try:
         if not path.is_file():
-            raise UsageError(
-                f"{path}: is no file; check the path" if path.exists() else f"{path}: does not exist; check the path"
-            )
+            fault = "is no file" if path.exists() else "does not exist"
+            raise UsageError(f"{shown}: {fault}; check the path")
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise UsageError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
     if not head:
-        raise FormatError(f"{path}: the file is empty; copy or download it again")
+        raise FormatError(f"{shown}: the file is empty; copy or download it again")
     if head.startswith(HDF5_MAGIC):
         return "h5"
     # A safetensors file starts with its header's length, whose first byte may be that of any other format.
@@ -73,31 +75,40 @@ def sniff(path: Path) -> str:
         return "h5"
     start = quoted(head[:8].decode("latin-1"))
     raise FormatError(
-        f"{path}: starts with {start}, which no pth, h5, safetensors or .keras file does; check the path, unpack the "
+        f"{shown}: starts with {start}, which no pth, h5, safetensors or .keras file does; check the path, unpack the "
         "file, or download it again"
     )
 
 
-def read(path: Path, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
-    """The tensors and metadata of a file, not yet loaded; the format is sniffed where it is not given.
+def read(
+    path: Path,
+    format: str | None = None,  # noqa: A002 - the option's name
+    shown: str | Path | None = None,
+) -> Checkpoint:
+    """The tensors and metadata of a file, not yet loaded; its content says which format it is.
+
+    Args:
+        path: The file, or the folder.
+        format: The format that it must be of, or None.
+        shown: What errors and `Checkpoint.path` call it, where that is not `path`: a copy has a name of no use.
 
     Raises:
         FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
     if path.is_dir():
-        checkpoint: Checkpoint = _module("folder").read(path)
+        checkpoint: Checkpoint = _module("folder").read(path, shown)
         found = checkpoint.format
     else:
-        found = sniff(path)
-        checkpoint = _module(READERS[found]).read(path)
+        found = sniff(path, shown)
+        checkpoint = _module(READERS[found]).read(path, shown)
     if format not in (None, found):
         checkpoint.close()
-        raise FormatError(f"{path}: is a {found} file, not {format}; leave --from out")
+        raise FormatError(f"{checkpoint.path}: is a {found} file, not {format}; leave --from out")
     count, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
     if count > MAX_TENSORS or letters > MAX_LETTERS_OF_NAMES:
         checkpoint.close()
         raise FormatError(
-            f"{path}: holds {count} tensors with names of {letters} letters, more than {MAX_TENSORS} or "
+            f"{checkpoint.path}: holds {count} tensors with names of {letters} letters, more than {MAX_TENSORS} or "
             f"{MAX_LETTERS_OF_NAMES}, which no DenseNet has; save the weights of one net alone"
         )
     return checkpoint
@@ -121,23 +132,27 @@ def write(
     path: Path,
     format: str,  # noqa: A002
     nesting: Mapping[str, str] = MappingProxyType({}),
+    shown: str | Path | None = None,
 ) -> None:
     """Writes every tensor to `path`, one at a time in memory.
 
     `nesting` names the inner model of each Keras layer that belongs to one; other formats have no such thing.
-    A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one.
+    A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one. Errors call the
+    file `shown`, where that is given.
 
     Raises:
         FormatError: The container cannot hold these names or dtypes.
     """
     if format not in WRITABLE:
         more = "; convert writes .keras" if format == "keras" else ""
-        raise UsageError(f"{path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}{more}")
+        raise UsageError(
+            f"{shown or path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}{more}"
+        )
     if format == "h5":
         keras = _module("keras.weights" if path.name.endswith(".weights.h5") else "keras.legacy")
-        keras.write(tensors, metadata, path, nesting)
+        keras.write(tensors, metadata, path, nesting, shown)
     else:
-        _module(format).write(tensors, metadata, path)
+        _module(format).write(tensors, metadata, path, shown)
 
 
 def _is_hdf5_behind_user_block(path: Path) -> bool:

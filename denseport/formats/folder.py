@@ -33,7 +33,7 @@ TIMM_TRAITS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
 KERAS_HUB_BACKBONE = "keras_hub>DenseNetBackbone"
 
 
-def weights_files(folder: Path) -> tuple[Path, ...]:
+def weights_files(folder: Path, shown: str | Path | None = None) -> tuple[Path, ...]:
     """The files of a folder that hold its weights, the body's first.
 
     Raises:
@@ -46,50 +46,53 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
             task = folder / TASK_WEIGHTS
             return (folder / BACKBONE_WEIGHTS, *((task,) if task.is_file() else ()))
     raise UsageError(
-        f"{folder}: is a folder without {CONFIG} and {TIMM_WEIGHTS} or {BACKBONE_WEIGHTS}, which timm and keras_hub "
-        "write; give the file that holds the weights"
+        f"{shown or folder}: is a folder without {CONFIG} and {TIMM_WEIGHTS} or {BACKBONE_WEIGHTS}, which timm and "
+        "keras_hub write; give the file that holds the weights"
     )
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """The tensors of a folder's weights, with `preprocessing` among its metadata where the folder says it.
 
     Raises:
         UsageError: It is no folder of timm's or keras_hub's.
         FormatError: A file in it is broken.
     """
-    files = weights_files(path)
-    config = _json(path / CONFIG)
+    files = weights_files(path, shown)
+    shown = shown or path
+    config = _json(path, CONFIG, shown)
     if files[0].name == TIMM_WEIGHTS:
-        checkpoint = safetensors.read(files[0])
-        stated = {**_timm_traits(config), **checkpoint.metadata, **_stated(_timm_preprocessing(config), path / CONFIG)}
-        return replace(checkpoint, path=path, container="timm folder", metadata=stated)
-    checkpoint = h5.read(files[0])
-    others = [h5.read(file) for file in files[1:]]
+        checkpoint = safetensors.read(files[0], f"{shown}/{TIMM_WEIGHTS}")
+        preprocessing = _stated(_timm_preprocessing(config), f"{shown}/{CONFIG}")
+        stated = {**_timm_traits(config), **checkpoint.metadata, **preprocessing}
+        return replace(checkpoint, path=shown, container="timm folder", metadata=stated)
+    checkpoint, *others = [h5.read(file, f"{shown}/{file.name}") for file in files]
     tensors = dict(checkpoint.tensors)
     for other in others:
         tensors |= other.tensors
     metadata = {"layout": "keras-hub"} if config.get("registered_name") == KERAS_HUB_BACKBONE else {}
     metadata |= checkpoint.metadata
-    converter = path / IMAGE_CONVERTER
-    if converter.is_file():
-        metadata |= _stated(_keras_hub_preprocessing(_json(converter)), converter)
+    if (path / IMAGE_CONVERTER).is_file():
+        converter = _json(path, IMAGE_CONVERTER, shown)
+        metadata |= _stated(_keras_hub_preprocessing(converter), f"{shown}/{IMAGE_CONVERTER}")
 
     def close() -> None:
         for each in (checkpoint, *others):
             each.close()
 
     return replace(
-        checkpoint, tensors=tensors, path=path, container="keras_hub preset folder", metadata=metadata, close=close
+        checkpoint, tensors=tensors, path=shown, container="keras_hub preset folder", metadata=metadata, close=close
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
-    source = SourceFile(file)
+def _json(folder: Path, name: str, shown: str | Path) -> dict[str, Any]:
+    source = SourceFile(folder / name, f"{shown}/{name}")
     try:
         if source.size > MAX_CONFIG_BYTES:
-            raise FormatError(f"{file}: has {source.size} bytes, more than a configuration takes; save the model again")
-        return parse_config(source.read(0, source.size), str(file))
+            raise FormatError(
+                f"{source.path}: has {source.size} bytes, more than a configuration takes; save the model again"
+            )
+        return parse_config(source.read(0, source.size), str(source.path))
     finally:
         source.close()
 
@@ -102,7 +105,7 @@ def _timm_traits(config: Mapping[str, Any]) -> dict[str, str]:
     return {"layout": layout, "traits": json.dumps(dict(traits))}
 
 
-def _stated(table: Mapping[str, Any], file: Path) -> dict[str, str]:
+def _stated(table: Mapping[str, Any], file: str) -> dict[str, str]:
     """A preprocessing as metadata; nothing where none is stated.
 
     Raises:
@@ -110,7 +113,7 @@ def _stated(table: Mapping[str, Any], file: Path) -> dict[str, str]:
     """
     if not table:
         return {}
-    return {"preprocessing": json.dumps(Preprocessing.from_dict(dict(table), str(file)).to_dict())}
+    return {"preprocessing": json.dumps(Preprocessing.from_dict(dict(table), file).to_dict())}
 
 
 def _timm_preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ DTYPES = {
 DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """The tensors and metadata of a safetensors file; values are read when they are needed.
 
     Raises:
@@ -49,10 +49,11 @@ def read(path: Path) -> Checkpoint:
             that does not account for its bytes, an overlap, a hole, or bytes that belong to no tensor.
     """
 
-    def broken(why: str) -> FormatError:
-        return FormatError(f"{path}: {why}; the file is damaged or was not written by safetensors: get it again")
+    file = SourceFile(path, shown)
 
-    file = SourceFile(path)
+    def broken(why: str) -> FormatError:
+        return FormatError(f"{file.path}: {why}; the file is damaged or was not written by safetensors: get it again")
+
     if file.size < 8:
         raise broken("is too short for a header")
     (length,) = struct.unpack("<Q", file.read(0, 8))
@@ -88,10 +89,12 @@ def read(path: Path) -> Checkpoint:
         at = end
     if at != room:
         raise broken(f"{room - at} bytes at its end belong to no tensor")
-    return Checkpoint(tensors, metadata, "safetensors", "safetensors", path, close=file.close)
+    return Checkpoint(tensors, metadata, "safetensors", "safetensors", file.path, close=file.close)
 
 
-def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+def write(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, shown: str | Path | None = None
+) -> None:
     """Writes tensors in the order given, one at a time in memory; wide dtypes come first in the data, for alignment.
 
     Raises:
@@ -102,14 +105,14 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
     offset = 0
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     for name, tensor in ordered:
-        code = _dtype_name(name, tensor.dtype, path)
+        code = _dtype_name(name, tensor.dtype, shown or path)
         span = [offset, offset + tensor.nbytes]
         header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": span}
         offset = span[1]
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError:
-        raise FormatError(f"{path}: a name or the metadata has half a character (a lone surrogate)") from None
+        raise FormatError(f"{shown or path}: a name or the metadata has half a character (a lone surrogate)") from None
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)))
@@ -137,11 +140,11 @@ def _dtype(name: str, code: str, broken: Any) -> np.dtype[Any]:
     return np.dtype(DTYPES[code])
 
 
-def _dtype_name(name: str, dtype: np.dtype[Any], path: Path) -> str:
+def _dtype_name(name: str, dtype: np.dtype[Any], shown: str | Path) -> str:
     if dtype.name == "bfloat16":
         return "BF16"
     if dtype not in DTYPE_NAMES:
-        raise FormatError(f"{path}: safetensors cannot hold {quoted(name)} of dtype {dtype}; give --dtype float32")
+        raise FormatError(f"{shown}: safetensors cannot hold {quoted(name)} of dtype {dtype}; give --dtype float32")
     return DTYPE_NAMES[dtype]
 
 

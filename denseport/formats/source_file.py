@@ -15,7 +15,7 @@ class SourceFile:
     It is not mapped into memory: when somebody truncates a mapped file, the next look at it ends the process.
 
     Attributes:
-        path: Where it lies.
+        path: What messages call it: where it lies, or `shown`.
         size: Number of its bytes when it was opened.
 
     Raises:
@@ -23,17 +23,19 @@ class SourceFile:
         FormatError: The file is empty.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shown: str | Path | None = None) -> None:
+        self.path = shown or path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self._closing = weakref.finalize(self, os.close, self._descriptor)
             self.size = os.fstat(self._descriptor).st_size
             os.pread(self._descriptor, 1, 0)  # a folder can be opened, but not read
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+            raise UsageError(
+                f"{self.path}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from None
         if not self.size:
-            raise FormatError(f"{path}: the file is empty; copy or download it again")
+            raise FormatError(f"{self.path}: the file is empty; copy or download it again")
 
     def read(self, start: int, size: int) -> bytes:
         """The `size` bytes from `start` on, or of those before the end of the file.

@@ -30,7 +30,7 @@ class File:
     """An HDF5 file open for reading; within another file, where `start` and `length` say so.
 
     Attributes:
-        path: Where it lies.
+        path: What messages call it: where it lies, or `shown`.
         size: Number of bytes from the superblock to the end of the file.
         root: Address of the root group's object header.
         version: Version of the superblock: 0 and 1 up to HDF5 1.6 and by default since, 2 and 3 where asked for.
@@ -44,12 +44,12 @@ class File:
     Source: section II.A, "Disk Format: Level 0A - Format Signature and Superblock".
     """
 
-    def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, start: int = 0, length: int | None = None, shown: str | Path | None = None) -> None:
+        self.path = shown or path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise FormatError(f"{path}: cannot be opened ({error.strerror})") from None
+            raise FormatError(f"{self.path}: cannot be opened ({error.strerror})") from None
         self.close = weakref.finalize(self, os.close, self._descriptor)
         length = os.fstat(self._descriptor).st_size if length is None else length
         self._base = start

@@ -70,8 +70,8 @@ class Writer:
         OSError: The file cannot be made, written or closed, such as on a full disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, shown: str | Path | None = None) -> None:
+        self._path = shown or path
         self._file = path.open("wb")
         self._file.write(bytes(SUPERBLOCK_SIZE))
         self._end = SUPERBLOCK_SIZE

@@ -84,7 +84,7 @@ def write_metadata(writer: Writer, metadata: Mapping[str, str]) -> None:
         writer.string(writer.root, METADATA, json.dumps(dict(metadata)))
 
 
-def check_names(names: Iterable[str], path: Path) -> None:
+def check_names(names: Iterable[str], shown: str | Path) -> None:
     """Refuses what cannot be the name of a tensor in an HDF5 file and come back as it was.
 
     Raises:
@@ -96,5 +96,5 @@ def check_names(names: Iterable[str], path: Path) -> None:
         long = len(parts) > PARTS_AT_MOST or len(name) > LETTERS_AT_MOST
         if long or UNSTORABLE.search(name) or name.endswith(":0") or not {"", ".", ".."}.isdisjoint(parts):
             raise FormatError(
-                f"{path}: a tensor named {quoted(name)} cannot be stored as h5; rename it, or choose .safetensors"
+                f"{shown}: a tensor named {quoted(name)} cannot be stored as h5; rename it, or choose .safetensors"
             )

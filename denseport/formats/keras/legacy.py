@@ -46,7 +46,7 @@ TOP_LEVEL = "top_level_model_weights"
 KERAS_VERSION = "3.0.0"
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """The tensors of any HDF5 file that Keras or this module wrote, named `<layer>/<variable>`, in the file's order.
 
     The layer is the group's name, not the first part of the weight's own, which Keras may have numbered (`out_2/kernel`
@@ -60,7 +60,7 @@ def read(path: Path) -> Checkpoint:
     Source: keras/src/legacy/saving/legacy_h5_format.py, `load_weights_from_hdf5_group`.
     """
     with ExitStack() as opened:
-        file = File(path)
+        file = File(path, shown=shown)
         opened.callback(file.close)
         root = open_root(file)
         wrapper = "" if has_names(root, LAYERS) or MODEL_WEIGHTS not in root.links else MODEL_WEIGHTS
@@ -70,7 +70,7 @@ def read(path: Path) -> Checkpoint:
         elif wrapper:
             raise file.broken(f"{MODEL_WEIGHTS} has no attribute {LAYERS}")
         else:
-            checkpoint = keras3.read(file, root)
+            checkpoint = keras3.read(file, root, path)
         opened.pop_all()
     return checkpoint
 
@@ -80,6 +80,7 @@ def write(
     metadata: Mapping[str, str],
     path: Path,
     nesting: Mapping[str, str] = MappingProxyType({}),
+    shown: str | Path | None = None,
 ) -> None:
     """Writes a legacy file of weights, one tensor in memory at a time.
 
@@ -91,19 +92,19 @@ def write(
         FormatError: A dtype is bfloat16 or otherwise has no place in such a file, or a name cannot be stored.
         OSError: The file cannot be written.
     """
-    check_names(tensors, path)
+    check_names(tensors, shown or path)
     layers: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         if dtype_name(tensor.dtype) == "bfloat16":
             raise FormatError(
-                f"{path}: {quoted(name)} is bfloat16, which legacy h5 cannot hold; "
+                f"{shown or path}: {quoted(name)} is bfloat16, which legacy h5 cannot hold; "
                 "give --dtype float32, or a name ending in .weights.h5"
             )
         layer = _layer_of(name)
         layers.setdefault(nesting.get(layer, layer), []).append(name)
     for model in set(nesting.values()):
         layers[model].sort(key=lambda name: name.rpartition("/")[2] in BARE_NORM)
-    with Writer(path) as writer:
+    with Writer(path, shown) as writer:
         write_names(writer, writer.root, LAYERS, layers)
         writer.string(writer.root, "backend", "tensorflow")
         writer.string(writer.root, "keras_version", KERAS_VERSION)

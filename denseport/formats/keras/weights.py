@@ -52,8 +52,8 @@ class Layer:
     variables: Mapping[str, Dataset]
 
 
-def read(file: File, root: Group) -> Checkpoint:
-    """The tensors of an open `.weights.h5`, named `<layer>/<variable>`.
+def read(file: File, root: Group, path: Path) -> Checkpoint:
+    """The tensors of an open `.weights.h5` that lies at `path`, named `<layer>/<variable>`.
 
     Order is that of creation where the file records it, else by class and number: `conv2d`, `conv2d_1`, ...,
     `conv2d_10`. Variables of convolutions, dense layers and batch normalisations have names, others numbers. Layers
@@ -67,7 +67,7 @@ def read(file: File, root: Group) -> Checkpoint:
     layers = [layer for layer in _layers(file, root, others) if layer.variables]
     if not layers:
         raise file.refused("holds no weights that Keras saved", "give the file that model.save_weights or save wrote")
-    _refuse_shard(file)
+    _refuse_shard(file, path)
     tensors: dict[str, Tensor] = {}
     paths: dict[str, str] = {}
     for layer in layers:
@@ -98,6 +98,7 @@ def write(
     metadata: Mapping[str, str],
     path: Path,
     nesting: Mapping[str, str] = MappingProxyType({}),
+    shown: str | Path | None = None,
 ) -> None:
     """Writes a `.weights.h5`, one tensor in memory at a time; layers are counted in the order of their first tensor.
 
@@ -109,14 +110,14 @@ def write(
         FormatError: A name is not `<layer>/<variable>` of such a layer, or a dtype has no place in the file.
         OSError: The file cannot be written.
     """
-    check_names(tensors, path)
+    check_names(tensors, shown or path)
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, _, variable = name.rpartition("/")
         layers.setdefault(layer, {})[variable] = tensor
-    kinds = {layer: _class_of(layer, variables, path) for layer, variables in layers.items()}
+    kinds = {layer: _class_of(layer, variables, shown or path) for layer, variables in layers.items()}
     counts: dict[tuple[str, str], int] = {}
-    with Writer(path) as writer:
+    with Writer(path, shown) as writer:
         write_metadata(writer, metadata)
         # Keras before 3.6 opens the model's own variables, even though there are none.
         writer.group(VARIABLES)
@@ -195,7 +196,7 @@ def _variable_names(file: File, layer: Layer) -> list[str]:
     return [known[int(index)] for index in stored]
 
 
-def _class_of(layer: str, variables: Mapping[str, Tensor], path: Path) -> str:
+def _class_of(layer: str, variables: Mapping[str, Tensor], shown: str | Path) -> str:
     names = set(variables) if layer else set()
     if names in ({"kernel"}, {"kernel", "bias"}):
         rank = len(variables["kernel"].shape)
@@ -207,20 +208,20 @@ def _class_of(layer: str, variables: Mapping[str, Tensor], path: Path) -> str:
         return "scale"
     first = f"{layer}/{next(iter(variables))}".removeprefix("/")
     raise FormatError(
-        f"{path}: {quoted(first)} belongs to no convolution, dense layer or batch normalisation of Keras, and a "
+        f"{shown}: {quoted(first)} belongs to no convolution, dense layer or batch normalisation of Keras, and a "
         ".weights.h5 holds nothing else; choose the layout keras-applications, or a name ending in plain .h5"
     )
 
 
-def _refuse_shard(file: File) -> None:
+def _refuse_shard(file: File, path: Path) -> None:
     """One shard of a model saved in several looks like a whole file; only the index beside it tells.
 
     Source: keras/src/saving/saving_lib.py, `ShardedH5IOStore`.
     """
-    match = re.fullmatch(r"(.+)_\d{5}\.weights\.h5", file.path.name)
+    match = re.fullmatch(r"(.+)_\d{5}\.weights\.h5", path.name)
     if match:
         for index in (f"{match[1]}.weights.json", f"{match[1]}.json"):
-            if file.path.with_name(index).exists():
+            if path.with_name(index).exists():
                 raise file.refused(
                     f"is one of the shards that {quoted(index)} lists",
                     "load them in Keras and save again without max_shard_size",

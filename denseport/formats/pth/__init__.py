@@ -19,7 +19,7 @@ __all__ = ["read", "write"]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """The tensors of a checkpoint, read-only, which are read when they are needed, and verified the first time.
 
     Raises:
@@ -27,7 +27,7 @@ def read(path: Path) -> Checkpoint:
             tensor looks outside its storage.
         UsageError: The file cannot be opened.
     """
-    file = SourceFile(path)
+    file = SourceFile(path, shown)
     try:
         contents = read_zip(file) if file.read(0, 2) == b"PK" else read_legacy(file)
         return _checkpoint(file, contents)
@@ -58,7 +58,7 @@ def _checkpoint(file: SourceFile, contents: Contents) -> Checkpoint:
     )
 
 
-def _checked_name(path: Path, name: object) -> str:
+def _checked_name(path: str | Path, name: object) -> str:
     if type(name) is str:
         try:
             name.encode("utf-8")
@@ -68,7 +68,7 @@ def _checked_name(path: Path, name: object) -> str:
     raise FormatError(f"{path}: a tensor is named by {quoted(repr(name))}, which is no text; save a state dict")
 
 
-def _state_dict(path: Path, value: object) -> tuple[str, dict[object, object], list[str]]:
+def _state_dict(path: str | Path, value: object) -> tuple[str, dict[object, object], list[str]]:
     """The dict that holds the weights, under which keys it was found, joined by dots, and what stands beside it."""
     if type(value) is not dict:
         kind = "a tensor without a name" if type(value) is TensorRecord else f"a {type(value).__name__}"
@@ -88,7 +88,7 @@ def _state_dict(path: Path, value: object) -> tuple[str, dict[object, object], l
     return place.removesuffix("."), found, others
 
 
-def _wrapper(path: Path, items: dict[object, object], tensors: _TensorCounts, *, deep: bool) -> object | None:
+def _wrapper(path: str | Path, items: dict[object, object], tensors: _TensorCounts, *, deep: bool) -> object | None:
     """The key under which the weights are, or None where the dict itself holds them; `deep`: perhaps one level below.
 
     A wrapper that is not known is one that holds more tensors than stand beside it: the dict alone may be one too.

@@ -93,7 +93,7 @@ class TensorRecord:
 class TorchUnpickler:
     """Reads the pickles in `data` and collects the storages that they declare; `part` names them in messages."""
 
-    def __init__(self, path: Path, data: bytes, part: str) -> None:
+    def __init__(self, path: str | Path, data: bytes, part: str) -> None:
         self._path = path
         self._data = data
         self._part = part

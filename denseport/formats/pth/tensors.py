@@ -38,7 +38,7 @@ class StoredBytes:
 class TensorReader:
     """Makes tensors of records; `stored` has the bytes of each storage by key, in the byte order `byteorder`."""
 
-    def __init__(self, path: Path, file_size: int, stored: Mapping[str, StoredBytes], byteorder: str) -> None:
+    def __init__(self, path: str | Path, file_size: int, stored: Mapping[str, StoredBytes], byteorder: str) -> None:
         self._path = path
         self._stored = stored
         self._swapped = byteorder != sys.byteorder
