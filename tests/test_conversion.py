@@ -246,6 +246,7 @@ def test_derive_says_which_layer_breaks_the_pattern(tmp_path: Path) -> None:
         ("frameworks = ['torch']\n[names]\n'stem.conv' = 3", r"stem\.conv must be a string.*line 3"),
         ("frameworks = ['torch']\n[names]\n'stem.conv' = 'a{b}'", "same indices on both sides.*line 3"),
         ("frameworks = ['torch']\n[names]\n'transition{t}.conv' = 'a{x}'", "a brace that is no.*line 3"),
+        ("frameworks = ['torch']\n[names]\n'transition{t}.conv' = 'a{t-2}'", "lowest shift is -1.*line 3"),
         (
             "frameworks = ['torch']\n[names]\n'block{b}.layer{l}.conv1' = 'a{b}{l}'",
             "other than a digit between.*line 3",

@@ -19,7 +19,8 @@ LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "ste
 class Template:
     """A name in which `{b}`, `{l}`, `{t}` and `{s}` stand for the number of a block, layer, transition or stem layer.
 
-    `{b+1}` and `{l-1}` shift the number; canonical numbers count from 1.
+    `{b+1}` and `{l-1}` shift the number; canonical numbers count from 1. Where an index stands several times, as in
+    `stage{t+1}.trans{t+1}`, all must agree.
     """
 
     text: str
@@ -28,8 +29,8 @@ class Template:
         literals = PLACEHOLDER.split(self.text)
         if re.search(r"[{}]", "".join(literals[::3])):
             raise LayoutError(f"the template {quoted(self.text)} has a brace that is no {{b}}, {{l}}, {{t}} or {{s}}")
-        if len(set(literals[1::3])) != len(literals[1::3]):
-            raise LayoutError(f"the template {quoted(self.text)} has the same index twice")
+        if any(int(shift or 0) < -1 for shift in literals[2::3]):
+            raise LayoutError(f"the template {quoted(self.text)} counts from below 0; the lowest shift is -1")
         if any(not literal or literal[0].isdigit() for literal in literals[3:-1:3]):
             raise LayoutError(
                 f"the template {quoted(self.text)} needs something other than a digit between two indices"
@@ -50,17 +51,20 @@ class Template:
         return outline(PLACEHOLDER.sub("0", self.text))
 
     def indices(self, name: str) -> dict[str, int] | None:
-        """The canonical indices in a name of this template, or None where it is not one or counts from too low."""
+        """The canonical indices in a name of this template, or None where it is none of its names."""
         found = self._pattern.fullmatch(name)
         if found is None:
             return None
-        placed = zip(PLACEHOLDER.findall(self.text), found.groups(), strict=True)
-        indices = {letter: int(number) - int(shift or 0) for (letter, shift), number in placed}
-        return indices if all(index >= 1 for index in indices.values()) else None
+        indices: dict[str, int] = {}
+        for (letter, shift), number in zip(PLACEHOLDER.findall(self.text), found.groups(), strict=True):
+            index = int(number) - int(shift or 0)
+            if index < 1 or indices.setdefault(letter, index) != index:
+                return None
+        return indices
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """It cannot backtrack, since a literal divides any two indices."""
+        """It cannot backtrack, since a literal divides any two indices; whether indices agree is no part of it."""
         literals = PLACEHOLDER.split(self.text)[::3]
         return re.compile(r"(0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals))
 
