@@ -9,19 +9,63 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from denseport import terminal, text
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
-from denseport.options import PREPROCESSING, as_json, comparing, converting, showing
+from denseport.options import (
+    Converting,
+    Deriving,
+    Inspecting,
+    Migrating,
+    Option,
+    Overwriting,
+    Predicting,
+    Printing,
+    Showing,
+    Verifying,
+    options_of,
+)
 from denseport.running.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 UNHARMED = "no file was left half-written"
+
+
+def takes(*tables: type) -> Callable[[Command], Command]:
+    """Gives a command the options of these tables."""
+
+    def decorated(command: Command) -> Command:
+        for option in reversed([option for table in tables for option in options_of(table).values()]):
+            command = _click_option(option)(command)
+        return command
+
+    return decorated
+
+
+def _click_option(option: Option) -> Callable[[Command], Command]:
+    kind = option.types[0]
+    types: dict[type, Any] = {
+        int: click.IntRange(option.least, option.most),
+        float: click.FloatRange(option.least, option.most),
+        Path: click.Path(path_type=Path),
+    }
+    one = click.Choice(option.choices) if option.choices else types.get(kind, str)
+    return click.option(
+        *option.spellings,
+        option.name,
+        default=option.default,
+        show_default=option.usual or option.default not in (None, ()),
+        help=option.help,
+        metavar=option.metavar,
+        **({"is_flag": True} if kind is bool else {"type": one, "multiple": kind is tuple}),
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,14 +78,10 @@ def cli() -> None:
 
 
 @cli.command()
-@converting
-@comparing
-@showing
-@click.option("--force", is_flag=True, help="Replace DST where it exists.")
-@as_json
+@takes(Converting, Showing, Overwriting, Printing)
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path), required=False)
-def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any) -> None:
+def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Convert the weights in SRC to DST, and check that both frameworks compute the same with them.
 
     SRC is a file, or the name of a preset, which is downloaded where it is not in the cache.
@@ -51,8 +91,8 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
     """
     from denseport.conversion import convert as run
 
-    _check_document(document)
-    if document is not None and not options["verify"]:
+    _check_page(page)
+    if page is not None and not options["verify"]:
         raise UsageError("--report is the page of a parity check; leave out --no-verify")
     what = "converting" + (" and running both frameworks" if options["verify"] else "")
     try:
@@ -60,25 +100,18 @@ def convert(as_json: bool, verbose: bool, document: Path | None, **options: Any)
             report = run(**options, progress=progress)
     except VerificationError as error:
         if error.report is not None:
-            _write_document(document, error.report.parity)
+            _write_page(page, error.report.parity)
             if as_json:
                 click.echo(json.dumps(error.report.to_dict()))
         raise
-    _write_document(document, report.parity)
+    _write_page(page, report.parity)
     for note in report.notes:
         click.echo(f"note: {printable(note)}", err=True)
     _print(report.to_dict(), as_json, lambda plain: text.conversion(plain, verbose))
 
 
 @cli.command()
-@converting
-@comparing
-@click.option(
-    "--force", is_flag=True, help="Replace targets that no migration has written, or that were changed since."
-)
-@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="How many files at a time.  [default: 1]")
-@click.option("--scheduler", metavar="ADDRESS", help="Let a Dask cluster do it, such as tcp://host:8786.")
-@as_json
+@takes(Migrating, Printing)
 @click.argument("src", metavar="SRC_DIR|MANIFEST")
 @click.argument("dst", metavar="DST_DIR")
 def migrate(as_json: bool, **options: Any) -> None:
@@ -98,32 +131,27 @@ def migrate(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@comparing
-@showing
-@click.option("--layout-a", metavar="NAME|FILE.toml", help="Layout of A.  [default: detected]")
-@click.option("--layout-b", metavar="NAME|FILE.toml", help="Layout of B.  [default: detected]")
-@as_json
+@takes(Verifying, Showing, Printing)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-def verify(as_json: bool, verbose: bool, document: Path | None, **options: Any) -> None:
+def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Run A and B, each in a framework of its own, and compare their outputs."""
     from denseport.parity import verify as run
 
-    _check_document(document)
+    _check_page(page)
     with terminal.sign_of_life("running both frameworks") as progress:
         report = run(**options, progress=progress)
     if sys.stdout.isatty() and not as_json:
         terminal.print_parity(report.to_dict(), verbose)
     else:
         _print(report.to_dict(), as_json, lambda plain: text.parity(plain, verbose))
-    _write_document(document, report)
+    _write_page(page, report)
     if not report.passed:
         sys.exit(VerificationError.exit_code)
 
 
 @cli.command()
-@click.option("--layout", metavar="NAME|FILE.toml", help="Layout of FILE.  [default: detected]")
-@as_json
+@takes(Inspecting, Printing)
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
     """Say what FILE holds, and whether it can be converted."""
@@ -133,7 +161,7 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 
 
 @cli.command()
-@as_json
+@takes(Printing)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 def diff(as_json: bool, a: Path, b: Path) -> None:
@@ -147,7 +175,7 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
 
 
 @cli.group(invoke_without_command=True)
-@as_json
+@takes(Printing)
 @click.pass_context
 def layouts(context: click.Context, as_json: bool) -> None:
     """List the layouts that are known; show one, or derive one from a file."""
@@ -173,8 +201,7 @@ def show(name: str) -> None:
 
 
 @layouts.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the layout there.  [default: stdout]")
-@click.option("--force", is_flag=True, help="Replace the output where it exists.")
+@takes(Deriving)
 @click.argument("file", type=click.Path(path_type=Path))
 def derive(file: Path, output: Path | None, force: bool) -> None:
     """Write a layout for FILE, a DenseNet whose names no known layout has."""
@@ -191,7 +218,7 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 
 
 @cli.command()
-@as_json
+@takes(Printing)
 def presets(as_json: bool) -> None:
     """List the published weights that are known, with what was published and what is computed of them."""
     from denseport.presets import known
@@ -202,7 +229,7 @@ def presets(as_json: bool) -> None:
 
 
 @cli.command()
-@as_json
+@takes(Printing)
 @click.argument("preset")
 def pull(as_json: bool, preset: str) -> None:
     """Download the weights of PRESET into the cache, check them, and print where they are."""
@@ -219,22 +246,7 @@ def pull(as_json: bool, preset: str) -> None:
 
 
 @cli.command()
-@click.option("--framework", type=click.Choice(["torch", "keras"]), default="torch", help="What runs the net.")
-@click.option("--top", type=click.IntRange(1), default=5, metavar="N", help="How many classes.  [default: 5]")
-@click.option("--layout", metavar="NAME|FILE.toml", help="Layout of FILE.  [default: detected]")
-@click.option(
-    "--preprocess",
-    type=PREPROCESSING,
-    help="How images are prepared.  [default: pictures as the preset, the metadata or the layout says]",
-)
-@click.option(
-    "--classes-file",
-    "classes",
-    metavar="imagenet-1k|FILE",
-    help="The classes' names, one a line.  [default: the preset's]",
-)
-@click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="Where.  [default: auto]")
-@as_json
+@takes(Predicting, Printing)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
 def predict(as_json: bool, **options: Any) -> None:
@@ -251,7 +263,7 @@ def predict(as_json: bool, **options: Any) -> None:
     _print(report, as_json, lambda _plain: lines(predictions))
 
 
-def _check_document(path: Path | None) -> None:
+def _check_page(path: Path | None) -> None:
     """Raises UsageError where the page of a check could not be written in the end."""
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {path}: the page replaces what is there; give it a name that ends in .html")
@@ -259,15 +271,15 @@ def _check_document(path: Path | None) -> None:
         raise UsageError(f"--report {path}: is a folder, or in none that exists; name a file in one that does")
 
 
-def _write_document(path: Path | None, report: ParityReport | None) -> None:
+def _write_page(path: Path | None, report: ParityReport | None) -> None:
     """Writes the page of a parity check, where one was asked for and one was made."""
     if path is None or report is None:
         return
     from denseport.atomic import replacing
-    from denseport.page import page
+    from denseport.page import page as document
 
     with replacing(path, force=True) as temporary:
-        temporary.write_text(page(report), encoding="utf-8")
+        temporary.write_text(document(report), encoding="utf-8")
 
 
 def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:

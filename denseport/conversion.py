@@ -9,17 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
 from denseport import exports, formats, layouts
 from denseport.atomic import confirm
 from denseport.checkpoint import dtype_of
-from denseport.errors import FormatError, UsageError, listed, quoted
+from denseport.errors import FormatError, UsageError, listed
 from denseport.load import opened, sha256
 from denseport.net.architecture import parameters
 from denseport.net.config import DenseNetConfig
+from denseport.options import Converting, Dtype, Head, among, needing_verify, valid
 from denseport.planning import (
-    DEFAULT_SUFFIX,
     NATIVE_FRAMEWORK,
     replacing_target,
     target_layout,
@@ -34,12 +34,6 @@ if TYPE_CHECKING:
     from denseport.comparison_options import Comparing
     from denseport.parity import Workers
     from denseport.parity.report import ParityReport
-
-MAX_CLASSES = 1_000_000
-SAYS_WHAT_TO_COMPARE = ("exact", "against", "train_steps", "inputs", "preprocess")
-
-Dtype = Literal["keep", "float32", "float16", "bfloat16"]
-Head = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,8 @@ def convert(
         VerificationError: What was written differs from what was read, or the outputs are too far apart.
     """
     started = time.perf_counter()
-    check_options(head, classes, dtype, to_format)
+    chosen = {"head": head, "classes": classes, "dtype": dtype, "to_format": to_format}
+    valid(Converting, {**chosen, **among(Converting, comparing)})
     source, preset = resolve(src, progress=comparing.get("progress"))
     if preset is not None:
         from_layout = from_layout or preset.layout
@@ -147,7 +142,7 @@ def convert(
     folder = exports.folder_kind(None if dst is None else Path(dst), to_format, to_layout)
     target, to_format = target_path(source, dst, folder or to_format)
     head = head if classes is None else "drop"
-    if ignored := [name for name in SAYS_WHAT_TO_COMPARE if comparing.get(name) and not verify]:
+    if not verify and (ignored := needing_verify(among(Converting, comparing))):
         raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
     if verify:
         require_parity(keras_backend(comparing.get("keras_backend")))
@@ -226,21 +221,6 @@ def convert(
             report = dataclasses.replace(report, parity=compared, seconds=time.perf_counter() - started)
             compared.raise_if_failed(report)
     return report
-
-
-def check_options(
-    head: str = "keep", classes: int | None = None, dtype: str = "keep", to_format: str | None = None
-) -> None:
-    """Raises UsageError for a value that is none of an option's; a program or a manifest can give one."""
-    for option, value, allowed in (
-        ("head", head, get_args(Head)),
-        ("dtype", dtype, get_args(Dtype)),
-        ("to_format", to_format, (None, *DEFAULT_SUFFIX)),
-    ):
-        if value not in allowed:
-            raise UsageError(f"{option} must be one of {', '.join(map(str, allowed))}, not {quoted(value)}")
-    if classes is not None and not 0 < classes <= MAX_CLASSES:
-        raise UsageError(f"a classifier has 1 to {MAX_CLASSES:,} outputs, not {classes}")
 
 
 def _refuse_unsound(weights: layouts.Weights, source: Path) -> None:

@@ -1,102 +1,347 @@
-"""The options that several commands share, each with its help."""
+"""Every option, once: its type, default, bounds and help. The command line, library calls and manifests read it here.
+
+The options of a command are a `TypedDict` whose entries are `Annotated[type, Option(...)]`, so that editors and mypy
+know them too: `def convert(src, dst, **options: Unpack[Converting])`.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import dataclasses
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType, UnionType
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast, get_args, get_origin, get_type_hints
 
-import click
+from denseport import formats
+from denseport.errors import UsageError, quoted
+from denseport.preprocessing import PREPROCESSING, Preprocessing
+from denseport.requirements import BACKENDS
+from denseport.running.libraries import LIBRARIES
 
-# The tables that these names come from would bring numpy into `--help`; a test holds both to each other.
-FORMATS = click.Choice(["pth", "h5", "safetensors", "keras"])
-PREPROCESSING = click.Choice(["torch", "keras-cv", "caffe", "densenet-caffe", "torchxrayvision", "none"])
-LIBRARIES = click.Choice(["torchvision", "timm", "monai", "keras-applications", "keras-hub"])
-BACKENDS = click.Choice(["tensorflow", "torch", "jax"])
-Command = TypeVar("Command", bound=Callable[..., Any])
+TOLERANCE, EXACT_TOLERANCE = 1e-5, 1e-10
+_TOLERANCES = f"{TOLERANCE:g}, with --exact {EXACT_TOLERANCE:g}"
+
+Dtype = Literal["keep", "float32", "float16", "bfloat16"]
+Framework = Literal["torch", "keras"]
+Head = Literal["keep", "drop"]
+Table = TypeVar("Table", bound=Mapping[str, object])
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several options as one decorator, so that commands share them."""
-    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option.
+
+    Attributes:
+        default: Its value where none is given.
+        help: What it means.
+        usual: What happens by default, where `default` does not say it.
+        choices: The texts that it can be; for a `Literal` they need not be given.
+        pattern: What a text must match; `metavar` says it to people.
+        least: The smallest number that it can be; `most` the largest, or None.
+        metavar: What help calls its value.
+        spelling: What the command line calls it, where that is not its name with hyphens.
+        file_suffix: What its value ends in where it names a file or folder; None where it never does.
+        verifies: Whether it asks for something of the comparison of outputs, and means nothing without one.
+        name: Its name in Python and in manifests; like `types`, known from its entry in a table.
+        types: What its value can be: first `str`, `int`, `float`, `bool`, `Path`, or `tuple` for a list of names.
+    """
+
+    default: Any
+    help: str
+    usual: str = ""
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    least: int = 0
+    most: int | None = None
+    metavar: str | None = None
+    spelling: str = ""
+    file_suffix: str | None = None
+    verifies: bool = False
+    name: str = ""
+    types: tuple[type, ...] = ()
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What the command line calls it."""
+        return tuple(self.spelling.split()) or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def wanted(self) -> str:
+        """What its values are, in words."""
+        kind = self.types[0]
+        text = f"one of {', '.join(self.choices)}" if self.choices else self.metavar or "a text"
+        bounds = f"of {self.least:,} or more" if self.most is None else f"from {self.least:,} to {self.most:,}"
+        words = {
+            bool: "true or false",
+            int: f"a whole number {bounds}",
+            float: f"a number {bounds}",
+            tuple: f"a list of names, each {text}",
+        }
+        return words.get(kind, text)
+
+    def accepts(self, value: object) -> bool:
+        """Whether it can have this value."""
+        kind = self.types[0]
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            fitting = kind is float or (kind is int and isinstance(value, numbers.Integral))
+            number: Any = value
+            return fitting and number >= self.least and (self.most is None or number <= self.most)
+        if kind is tuple and isinstance(value, list | tuple):
+            return all(isinstance(name, str) and name in self.choices for name in value)
+        if isinstance(value, str) and str in self.types:
+            return bool(value in self.choices if self.choices else re.fullmatch(self.pattern or "(?s:.*)", value))
+        return isinstance(value, self.types) and isinstance(value, bool) is (kind is bool)
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-comparing = _options(
-    click.option(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda|cuda:N",
-        help="Where both frameworks run; auto takes CUDA where both can use it.  [default: auto]",
-    ),
-    click.option(
-        "--tolerance",
-        type=click.FloatRange(0, 1),
-        help="Largest relative error that passes.  [default: 1e-5, with --exact 1e-10]",
-    ),
-    click.option("--exact", is_flag=True, help="Compute in float64, where a right mapping agrees to about 1e-13."),
-    click.option(
-        "--inputs",
-        metavar="FILE|FOLDER",
-        help="Images to compare on: npz with `images` (N, H, W, C) and perhaps `labels` (N,); an image; or a folder.",
-    ),
-    click.option(
-        "--preprocess",
-        type=PREPROCESSING,
-        help="How images are prepared.  [default: image files as A's layout says, arrays not at all]",
-    ),
-    click.option(
-        "--against",
-        multiple=True,
-        type=LIBRARIES,
-        help="Let that library's own model load and run its file, in place of the twin.",
-    ),
-    click.option(
-        "--keras-backend",
-        type=BACKENDS,
-        help="What Keras runs on.  [default: KERAS_BACKEND, or tensorflow]",
-    ),
-    click.option("--allow-tf32", is_flag=True, help="Let a GPU round to TF32 on its way."),
-    click.option(
-        "--train-steps", type=click.IntRange(0, 1000), default=0, help="Compare N steps of training too.", metavar="N"
-    ),
-)
-showing = _options(
-    click.option("--report", "document", type=click.Path(path_type=Path), help="Write the findings to an HTML page."),
-    click.option("-v", "--verbose", is_flag=True, help="Show every tap along the net."),
-)
-converting = _options(
-    click.option("--from", "from_format", type=FORMATS, help="Format of SRC.  [default: by its content]"),
-    click.option("--to", "to_format", type=FORMATS, help="Format of DST.  [default: by its suffix]"),
-    click.option("--from-layout", metavar="NAME|FILE.toml", help="Layout of SRC.  [default: detected]"),
-    click.option(
-        "--to-layout",
-        metavar="NAME|FILE.toml",
-        help="Layout of DST.  [default: torchvision, or keras-applications for h5]",
-    ),
-    click.option(
-        "--head", type=click.Choice(["keep", "drop"]), default="keep", help="Keep the classifier, or leave it out."
-    ),
-    click.option(
-        "--classes", type=click.IntRange(1), metavar="N", help="Replace the classifier by one of N zero outputs."
-    ),
-    click.option(
-        "--allow-trait-mismatch",
-        is_flag=True,
-        help="Go on where the target layout computes something else with the same weights.",
-    ),
-    click.option(
-        "--compensate-epsilon",
-        is_flag=True,
-        help="Where epsilons differ, move the difference into the running variances.",
-    ),
-    click.option("--allow-nonfinite", is_flag=True, help="Convert weights that are NaN or Inf, too."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
-        default="keep",
-        help="Keep the dtype, or round every tensor to another.",
-    ),
-    click.option("--verify/--no-verify", default=True, help="Run both frameworks and compare their outputs."),
-)
+def _format(of: str, usual: str, spelling: str) -> Option:
+    return Option(None, f"Format of {of}.", usual, tuple(formats.READERS), spelling=spelling)
+
+
+def _layout(of: str, usual: str = "detected") -> Option:
+    return Option(None, f"Layout of {of}.", usual, metavar="NAME|FILE.toml", file_suffix=".toml")
+
+
+def _device(what: str) -> Option:
+    return Option("auto", what, pattern=r"auto|cpu|cuda(:\d{1,3})?", metavar="auto|cpu|cuda|cuda:N")
+
+
+def _preprocessing(usual: str, verifies: bool = False) -> Option:
+    return Option(None, "How images are prepared.", usual, tuple(PREPROCESSING), verifies=verifies)
+
+
+class Comparing(TypedDict, total=False):
+    """How the outputs of two files are compared."""
+
+    device: Annotated[str, _device("Where both frameworks run; auto takes CUDA where both can use it.")]
+    tolerance: Annotated[
+        float | None,
+        Option(None, "Largest relative error that passes.", _TOLERANCES, least=0, most=1, metavar="NUMBER"),
+    ]
+    exact: Annotated[bool, Option(False, "Compute in float64, where a right mapping agrees to 1e-13.", verifies=True)]
+    inputs: Annotated[
+        str | Path | None,
+        Option(
+            None,
+            "Images to compare on: npz with `images` (N, H, W, C) and perhaps `labels` (N,); an image; or a folder.",
+            "noise of three sizes",
+            metavar="FILE|FOLDER",
+            file_suffix="",
+            verifies=True,
+        ),
+    ]
+    preprocess: Annotated[
+        str | None, _preprocessing("image files as the first file's layout says, arrays not at all", verifies=True)
+    ]
+    against: Annotated[
+        Sequence[str],
+        Option(
+            (),
+            "Let that library's own model load and run its file, in place of the twin.",
+            choices=tuple(LIBRARIES),
+            verifies=True,
+        ),
+    ]
+    keras_backend: Annotated[str | None, Option(None, "What Keras runs on.", "KERAS_BACKEND, or tensorflow", BACKENDS)]
+    allow_tf32: Annotated[bool, Option(False, "Let a GPU round to TF32 on its way.")]
+    train_steps: Annotated[
+        int, Option(0, "Compare N steps of training too.", least=0, most=1000, metavar="N", verifies=True)
+    ]
+
+
+class Writing(TypedDict, total=False):
+    """What a conversion reads, and what it writes."""
+
+    from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
+    to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
+    from_layout: Annotated[str | Path | None, _layout("SRC")]
+    to_layout: Annotated[str | Path | None, _layout("DST", "torchvision, or keras-applications for h5")]
+    head: Annotated[Head, Option("keep", "Keep the classifier, or leave it out.")]
+    classes: Annotated[
+        int | None,
+        Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=1_000_000, metavar="N"),
+    ]
+    allow_trait_mismatch: Annotated[
+        bool, Option(False, "Go on where the target layout computes something else with the same weights.")
+    ]
+    compensate_epsilon: Annotated[
+        bool, Option(False, "Where epsilons differ, move the difference into the running variances.")
+    ]
+    allow_nonfinite: Annotated[bool, Option(False, "Convert weights that are NaN or Inf, too.")]
+    dtype: Annotated[Dtype, Option("keep", "Keep the dtype, or round every tensor to another.")]
+    verify: Annotated[
+        bool, Option(True, "Run both frameworks and compare their outputs.", spelling="--verify/--no-verify")
+    ]
+
+
+class Converting(Writing, Comparing, total=False):
+    """What `denseport.convert` takes, and a row of a manifest."""
+
+
+class Verifying(Comparing, total=False):
+    """What `denseport.verify` takes."""
+
+    layout_a: Annotated[str | Path | None, _layout("A")]
+    layout_b: Annotated[str | Path | None, _layout("B")]
+
+
+class Inspecting(TypedDict, total=False):
+    """What `denseport.inspect` takes."""
+
+    layout: Annotated[str | Path | None, _layout("FILE")]
+
+
+class Predicting(Inspecting, total=False):
+    """What `denseport.predict` takes."""
+
+    framework: Annotated[Framework, Option("torch", "What runs the net.")]
+    top: Annotated[int, Option(5, "How many classes of each image.", least=1, metavar="N")]
+    preprocess: Annotated[
+        str | Preprocessing | None, _preprocessing("pictures as the preset, the metadata or the layout says")
+    ]
+    classes: Annotated[
+        str | Path | None,
+        Option(
+            None,
+            "The classes' names, one a line.",
+            "the preset's",
+            metavar="imagenet-1k|FILE",
+            spelling="--classes-file",
+        ),
+    ]
+    device: Annotated[str, _device("Where the net runs.")]
+
+
+class Overwriting(TypedDict, total=False):
+    """What may be lost."""
+
+    force: Annotated[bool, Option(False, "Replace the target where it exists.")]
+
+
+class Migrating(Converting, total=False):
+    """What `denseport.migrate` takes."""
+
+    force: Annotated[bool, Option(False, "Replace targets that no migration has written, or that were changed since.")]
+    jobs: Annotated[int, Option(1, "How many files at a time.", least=1, metavar="N")]
+    scheduler: Annotated[
+        str | None, Option(None, "Let a Dask cluster do it, such as tcp://host:8786.", metavar="ADDRESS")
+    ]
+
+
+class Deriving(Overwriting, total=False):
+    """What `denseport layouts derive` takes."""
+
+    output: Annotated[
+        Path | None, Option(None, "Write the layout there.", "stdout", metavar="FILE", spelling="-o --output")
+    ]
+
+
+class Showing(TypedDict, total=False):
+    """How the command line shows a parity check."""
+
+    page: Annotated[
+        Path | None, Option(None, "Write the findings to an HTML page.", metavar="FILE", spelling="--report")
+    ]
+    verbose: Annotated[bool, Option(False, "Show every tap along the net.", spelling="-v --verbose")]
+
+
+class Printing(TypedDict, total=False):
+    """How the command line prints any result."""
+
+    as_json: Annotated[bool, Option(False, "Print one JSON object instead of text.", spelling="--json")]
+
+
+@cache
+def options_of(table: type) -> Mapping[str, Option]:
+    """A table's options by their names."""
+    found = {}
+    for name, annotated in get_type_hints(table, include_extras=True).items():
+        hint, option = get_args(annotated)
+        members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        choices = get_args(hint) if get_origin(hint) is Literal else option.choices
+        types = tuple({Literal: str, Sequence: tuple}.get(get_origin(member), member) for member in members)
+        found[name] = dataclasses.replace(option, name=name, types=types, choices=choices)
+    return MappingProxyType(found)
+
+
+def checked(table: type[Table], given: Mapping[str, Any], where: str = "") -> Table:
+    """All options of a table: those that are given, checked, and the defaults of the others.
+
+    Raises:
+        UsageError: As for `valid`.
+    """
+    defaults = {name: option.default for name, option in options_of(table).items()}
+    return cast(Table, defaults | valid(table, given, where))
+
+
+def valid(table: type, given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The options that are given, checked; paths become texts and lists tuples.
+
+    Raises:
+        UsageError: There is no such option, or its value is of another kind, out of bounds, or none of the choices.
+            The message begins with `where`, and says what can be there.
+    """
+    known, place = options_of(table), f"{where}: " if where else ""
+    found = {}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"{place}{quoted(name)} is no option; known: {', '.join(known)}")
+        option = known[name]
+        if not option.accepts(value):
+            raise UsageError(f"{place}{name} must be {option.wanted}, not {_shown(value)}")
+        found[name] = option.types[0](value) if isinstance(value, Path | list) else value
+    return found
+
+
+def parsed(table: type, texts: Mapping[str, str], where: str = "") -> dict[str, Any]:
+    """The same of options as texts, such as a CSV file has: a list has spaces between its names, "" is not given.
+
+    Raises:
+        UsageError: As for `valid`.
+    """
+    known = options_of(table)
+    given = {name: _value(known[name], text) if name in known else text for name, text in texts.items()}
+    return valid(table, {name: value for name, value in given.items() if value != "" or name not in known}, where)
+
+
+def _value(option: Option, text: str) -> object:
+    """What a text says; the text itself where it says nothing of the option's kind."""
+    kind = option.types[0]
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return text.split() if kind is tuple else kind(text)
+    except ValueError:
+        return text
+
+
+def without_defaults(table: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say something else than what holds anyway."""
+    return {name: value for name, value in given.items() if value != options_of(table)[name].default}
+
+
+def among(table: type[Table], given: Mapping[str, Any]) -> Table:
+    """The options of one table out of those of a larger one."""
+    return cast(Table, {name: given[name] for name in options_of(table) if name in given})
+
+
+def needing_verify(given: Mapping[str, Any]) -> list[str]:
+    """The names of those of a conversion's options that ask for something of the comparison of outputs."""
+    return [name for name in without_defaults(Converting, given) if options_of(Converting)[name].verifies]
+
+
+def files_named(table: type, given: Mapping[str, Any]) -> dict[str, str]:
+    """The files and folders that options name, by the options' names."""
+    suffixes = {name: option.file_suffix for name, option in options_of(table).items()}
+    texts = {name: str(value) for name, value in given.items() if value is not None and suffixes[name] is not None}
+    return {name: text for name, text in texts.items() if text.endswith(suffixes[name] or "")}
+
+
+def _shown(value: object) -> str:
+    try:
+        return quoted(repr(value))
+    except ValueError:
+        return "a number of thousands of digits"  # which Python does not print

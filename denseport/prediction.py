@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from denseport import presets
 from denseport.atomic import temporary_folder
 from denseport.errors import UsageError, VerificationError, quoted
 from denseport.load import opened
-from denseport.parity.verification import DEVICE
+from denseport.options import Framework, Predicting, valid
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
 from denseport.presets.classes import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
@@ -25,7 +25,6 @@ from denseport.running.images import ImageSet, given
 from denseport.running.request import OUTPUTS, Pass, Request
 from denseport.running.workers import Workers
 
-Framework = Literal["torch", "keras"]
 Progress = Callable[[int, int], None]
 
 
@@ -90,7 +89,9 @@ def predict(
         FrameworkMissingError: The framework is not installed.
         VerificationError: The net gives NaN or Inf.
     """
-    _check_options(images, framework, top, device)
+    valid(Predicting, {"framework": framework, "top": top, "preprocess": preprocess, "device": device})
+    if not images:
+        raise UsageError("there are no images to predict; give pictures, or a folder of them")
     require_torch() if framework == "torch" else require_keras()
     path, preset = presets.resolve(file)
     if preset is not None:
@@ -124,17 +125,6 @@ def lines(predictions: Iterable[Prediction]) -> list[str]:
         for each in prediction.classes:
             text.append(f"  {each.probability:7.2%}  {each.index:>5}  {quoted(each.name)}".rstrip())
     return text
-
-
-def _check_options(images: Sequence[str | Path], framework: str, top: int, device: str) -> None:
-    if framework not in get_args(Framework):
-        raise UsageError(f"framework must be one of {', '.join(get_args(Framework))}, not {quoted(framework)}")
-    if not DEVICE.fullmatch(device):
-        raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
-    if top < 1:
-        raise UsageError(f"--top {top}: must be 1 or more")
-    if not images:
-        raise UsageError("there are no images to predict; give pictures, or a folder of them")
 
 
 def _shown(given_as: Path, images: ImageSet) -> list[str]:

@@ -1,4 +1,7 @@
-"""From an image's pixels to what a net was trained on: size, order of channels, scale, mean and deviation."""
+"""From an image's pixels to what a net was trained on: size, order of channels, scale, mean and deviation.
+
+`--help` takes the names of preprocessings from here, so that numpy is imported by the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-import numpy as np
-
 from denseport.errors import FormatError, UsageError, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 # Beyond what any image or net has; they keep figures out of a stranger's file from reaching infinity or all memory.
@@ -101,6 +103,8 @@ class Preprocessing:
         Raises:
             UsageError: There are three figures, and neither one nor three channels.
         """
+        import numpy as np
+
         both = [np.array(figures, np.float64) for figures in (self.mean, self.std)]
         if channels == 1:
             both = [figures.mean(keepdims=True) for figures in both]
@@ -165,6 +169,8 @@ def preprocess(images: np.ndarray, spec: Preprocessing) -> np.ndarray:
     Raises:
         UsageError: The images are no numbers, or the figures do not fit their channels.
     """
+    import numpy as np
+
     if images.dtype.kind not in "uif":
         raise UsageError(f"images of dtype {images.dtype} are no numbers; give them as uint8 or float32")
     mean, std = spec.statistics(images.shape[-1])
@@ -192,6 +198,7 @@ def fitted(image: Image.Image, side: int, spec: Preprocessing) -> np.ndarray:
 
     Source: as for `resized`, and center_crop of the same file of torchvision.
     """
+    import numpy as np
     from PIL import Image
 
     size = resized(*image.size, side, spec)

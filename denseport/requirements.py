@@ -33,14 +33,11 @@ def keras_backend(asked: str | None = None) -> str:
     """The backend that Keras is going to use: the one that was asked for, else that of the environment.
 
     Raises:
-        UsageError: Keras has none of that name.
+        UsageError: KERAS_BACKEND names no backend of Keras.
     """
     backend = asked or os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in BACKENDS:
-        where = (
-            f"--keras-backend {quoted(backend)}: must be" if asked else f"KERAS_BACKEND is {quoted(backend)}; set it to"
-        )
-        raise UsageError(f"{where} one of {', '.join(BACKENDS)}")
+        raise UsageError(f"KERAS_BACKEND is {quoted(backend)}; set it to one of {', '.join(BACKENDS)}")
     return backend
 
 

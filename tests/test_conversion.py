@@ -354,8 +354,9 @@ def test_traits_that_nobody_states_are_said_to_be_assumed(tmp_path: Path) -> Non
         ({"head": "x"}, "head must be one of"),
         ({"to_format": "foo"}, "to_format must be one of"),
         ({"to_format": "tf"}, "to_format must be one of"),
-        ({"classes": -3}, "a classifier has 1 to"),
-        ({"classes": 99_999_999_999}, "a classifier has 1 to"),
+        ({"classes": -3}, "classes must be a whole number from 1 to 1,000,000, not -3"),
+        ({"classes": 99_999_999_999}, "classes must be a whole number from 1 to 1,000,000, not 99999999999"),
+        ({"keras_backend": "mxnet"}, "keras_backend must be one of tensorflow, torch, jax, not 'mxnet'"),
     ],
 )
 def test_options_are_checked_in_the_library_too(fixtures: Path, tmp_path: Path, options: Any, message: str) -> None:

@@ -167,8 +167,8 @@ def test_what_cannot_be_predicted_is_refused(fixtures: Path, pictures: Path, tmp
     file, picture = fixtures / "digits-torch.pth", pictures / "c.png"
     wrong: list[tuple[str, Any]] = [
         ("framework must be one of torch, keras", lambda: predict(file, [picture], "jax")),
-        ("--device gpu: is none of auto", lambda: predict(file, [picture], device="gpu")),
-        ("--top 0: must be 1 or more", lambda: predict(file, [picture], top=0)),
+        (r"device must be auto\|cpu\|cuda\|cuda:N, not 'gpu'", lambda: predict(file, [picture], device="gpu")),
+        ("top must be a whole number of 1 or more, not 0", lambda: predict(file, [picture], top=0)),
         ("there are no images", lambda: predict(file, [])),
         ("there is no such file", lambda: predict(file, [tmp_path / "none.png"])),
         (

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING
 
-from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from denseport.checkpoint import Checkpoint, Tensor
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 

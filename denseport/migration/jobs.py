@@ -15,6 +15,7 @@ from denseport.errors import DenseportError, UsageError, VerificationError
 from denseport.load import sha256
 from denseport.migration import places
 from denseport.migration.report import CONVERTED, FAILED, UNCHANGED, Result
+from denseport.options import needing_verify
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport, Workers
@@ -106,7 +107,8 @@ def _gives(existing: str, job: Job, source: Path) -> bool:
     """Whether the conversion has the hash of what is there: a run was killed before it wrote down that it was done."""
     with temporary_folder(Path(tempfile.gettempdir()), places.TEMPORARY) as folder:
         again = folder / Path(job.name).name
-        options = {name: own for name, own in job.options.items() if name not in conversion.SAYS_WHAT_TO_COMPARE}
+        needless = needing_verify(job.options)
+        options = {name: value for name, value in job.options.items() if name not in needless}
         conversion.convert(source, again, **{**options, "verify": False})
         return sha256(again) == existing
 

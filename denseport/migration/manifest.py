@@ -13,9 +13,9 @@ from typing import Any
 
 from denseport import exports, formats
 from denseport.errors import UsageError, listed, quoted
-from denseport.migration import options as row_options
 from denseport.migration import places
 from denseport.migration.results import FILE_NAME
+from denseport.options import Converting, files_named, parsed, valid, without_defaults
 from denseport.planning import target_path
 
 MAX_BYTES = 8 << 20
@@ -45,6 +45,7 @@ def rows(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
         UsageError: The manifest is too large or malformed, has unknown keys or values of the wrong kind; a target is
             not inside `dst`, or is that of two sources, or one of the sources.
     """
+    options = _with_absolute_files(options, Path.cwd())
     every = _manifest(src, options) if src.lower().endswith(MANIFESTS) else _tree(src, dst, options)
     _check_targets(every, dst)
     return every
@@ -56,7 +57,7 @@ def _tree(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
     if own == places.real(places.absolute("", src)).rstrip("/") + "/":
         raise UsageError(f"{src}: is the folder of targets as well; give another one")
     found = []
-    options = row_options.without_defaults(options)
+    options = without_defaults(Converting, options)
     for name in places.files_below(src):
         source = places.absolute(name, src)
         if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not places.real(source).startswith(own):
@@ -78,11 +79,16 @@ def _manifest(src: str, options: Mapping[str, Any]) -> list[Row]:
             raise UsageError(f"{src}: has more than {MAX_ROWS:,} rows; split it")
         if not source or "\0" in source:
             raise UsageError(f"{where}: source {quoted(source)} names no file")
-        merged = row_options.without_defaults({**options, **row_options.given(own, base)})
+        merged = without_defaults(Converting, {**options, **_with_absolute_files(own, base)})
         found.append(Row(places.absolute(source, folder), _checked_target(target, where), merged))
     if not found:
         raise UsageError(f"{src}: names no file; add a row for each, with source and target")
     return found
+
+
+def _with_absolute_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    files = {name: str(folder.absolute() / file) for name, file in files_named(Converting, options).items()}
+    return {**options, **files}
 
 
 def _text(src: str) -> str:
@@ -118,13 +124,13 @@ def _toml_rows(text: str, src: str) -> Parsed:
     if document or not isinstance(files, list) or not isinstance(shared, dict):
         unknown = f"and not {listed(document)}" if document else "of that kind"
         raise UsageError(f"{src}: a manifest has [options] and [[files]], {unknown}")
-    shared = row_options.from_toml(shared, f"{src}: [options]")
+    shared = valid(Converting, shared, f"{src}: [options]")
     for n, row in enumerate(files, 1):
         where = f"{src}: file {n}"
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("source", "target")):
             raise UsageError(f'{where}: must be a table with source = "..." and target = "..."')
         own = {key: value for key, value in row.items() if key not in ("source", "target")}
-        yield where, row["source"], row["target"], {**shared, **row_options.from_toml(own, where)}
+        yield where, row["source"], row["target"], {**shared, **valid(Converting, own, where)}
 
 
 def _csv_rows(text: str, src: str) -> Parsed:
@@ -134,7 +140,7 @@ def _csv_rows(text: str, src: str) -> Parsed:
         header = next(reader, [])
         if not {"source", "target"} <= set(header) or len(set(header)) < len(header):
             raise UsageError(f"{src}: the first line must name the columns, each once: source,target and options")
-        row_options.check_names([name for name in header if name not in ("source", "target")], src)
+        parsed(Converting, {name: "" for name in header if name not in ("source", "target")}, src)
         for cells in reader:
             if not cells:
                 continue
@@ -143,7 +149,7 @@ def _csv_rows(text: str, src: str) -> Parsed:
                 raise UsageError(f"{where}: has {len(cells)} cells and not {len(header)}")
             row = dict(zip(header, cells, strict=True))
             source, target = row.pop("source"), row.pop("target")
-            yield where, source, target, row_options.from_csv(row, where)
+            yield where, source, target, parsed(Converting, row, where)
     except csv.Error as error:
         raise UsageError(f"{src}: line {reader.line_num}: is no CSV ({error}); mend its quotes") from None
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
-from denseport.conversion import check_options
 from denseport.errors import UsageError
-from denseport.migration import manifest, options, places, results, schedulers
+from denseport.load import sha256
+from denseport.migration import manifest, places, results, schedulers
 from denseport.migration.jobs import Job
-from denseport.migration.options import Options
 from denseport.migration.report import UNCHANGED, MigrationReport, Result
+from denseport.options import Converting, files_named, valid
 from denseport.requirements import keras_backend, require_parity
 
 Progress = Callable[[int, int], None]
@@ -27,7 +29,7 @@ def migrate(
     scheduler: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-    **converting: Unpack[Options],
+    **converting: Unpack[Converting],
 ) -> MigrationReport:
     """Converts many files, each on its own: one that fails stops no other.
 
@@ -51,12 +53,9 @@ def migrate(
         FrameworkMissingError: A framework, fsspec or dask.distributed is needed and not installed.
     """
     started = time.perf_counter()
-    options.check_names(list(converting), "migrate")
     if jobs < 1 or (scheduler is not None and jobs > 1):
         raise UsageError(f"--jobs {jobs}: must be 1 or more, and is for this machine; leave it out with --scheduler")
-    rows = manifest.rows(str(src), str(dst), options.given(converting, Path.cwd()))
-    for row in rows:
-        _check(row)
+    rows = manifest.rows(str(src), str(dst), valid(Converting, converting))
     if scheduler is None:
         for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
             require_parity(keras_backend(backend))
@@ -68,7 +67,7 @@ def migrate(
                 name=row.target,
                 target=places.absolute(row.target, str(dst)),
                 options=row.options,
-                options_sha256=options.identity(row.options, contents),
+                options_sha256=_identity(row.options, contents),
                 force=force,
                 known=written.by_target.get(row.target),
             )
@@ -94,10 +93,21 @@ def migrate(
     )
 
 
-def _check(row: manifest.Row) -> None:
-    """Raises UsageError, with the file's name, where a conversion would refuse its options whatever the file holds."""
-    values = {name: row.options[name] for name in ("head", "classes", "dtype", "to_format") if name in row.options}
-    try:
-        check_options(**values)
-    except UsageError as error:
-        raise UsageError(f"{row.source}: {error}") from None
+def _identity(options: Mapping[str, Any], contents: dict[str, list[str]]) -> str:
+    """A SHA-256 that changes with the options, and with the content of every file that they name.
+
+    `contents` remembers that of each file while rows share it; it is empty at first.
+    """
+    files = files_named(Converting, options)
+    for file in files.values():
+        if file not in contents:
+            contents[file] = _content(file)
+    known = {name: contents[file] for name, file in files.items()}
+    return hashlib.sha256(json.dumps([options, known], sort_keys=True).encode()).hexdigest()
+
+
+def _content(name: str) -> list[str]:
+    """The hashes of a file, or of every file in a folder; nothing where there is none."""
+    path = Path(name)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [f"{file.relative_to(path)} {sha256(file)}" for file in files if file.is_file()]

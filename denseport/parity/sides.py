@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from denseport.checkpoint import Checkpoint, dtype_of
-from denseport.errors import LayoutError, UsageError, listed, quoted
+from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Detection, Weights, to_canonical
 from denseport.load import opened
 from denseport.net.config import DenseNetConfig, Traits
@@ -128,8 +128,6 @@ def _side(path: Path, layout: str | Path | None, head: Literal["keep", "drop"]) 
 
 def _libraries(against: Sequence[str]) -> dict[str, str]:
     """The libraries by the framework that each belongs to."""
-    if unknown := [name for name in against if name not in LIBRARIES]:
-        raise UsageError(f"--against {listed(unknown)}: must be one of {', '.join(LIBRARIES)}")
     libraries: dict[str, str] = {}
     for name in against:
         if (known := libraries.setdefault(LIBRARIES[name].framework, name)) != name:

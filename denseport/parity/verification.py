@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from denseport.atomic import temporary_folder
-from denseport.errors import UsageError, quoted
+from denseport.errors import UsageError
 from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.load import sha256
 from denseport.net.config import Traits
+from denseport.options import EXACT_TOLERANCE, TOLERANCE, Comparing, valid
 from denseport.parity.comparison import compare, disagreements
 from denseport.parity.diagnosis import explain, first_divergence
 from denseport.parity.findings import outputs, tap_errors, training
@@ -31,14 +31,10 @@ from denseport.running.libraries import LIBRARIES
 from denseport.running.request import OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
 from denseport.running.workers import Workers
 
-TOLERANCE = 1e-5
-EXACT_TOLERANCE = 1e-10
 # Inside a net values cancel, so that rounding is larger there than in the outputs. What is this much larger is no
 # rounding, and counts even where it does not reach the outputs, behind a dead normalisation say.
 INSIDE = 100
 LEARNING_RATE = 0.01
-MAX_STEPS = 1000
-DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 def verify(
@@ -103,18 +99,14 @@ def verify(
         VerificationError: A library refuses its file, or a framework ended without a result.
     """
     started = time.perf_counter()
+    given_options = {"device": device, "tolerance": tolerance, "train_steps": train_steps, "against": against}
+    valid(Comparing, given_options | {"keras_backend": keras_backend, "preprocess": preprocess})
     backend = _checked_backend(keras_backend, exact or train_steps > 0)
-    if not DEVICE.fullmatch(device):
-        raise UsageError(f"--device {quoted(device)}: is none of auto, cpu, cuda and cuda:N")
     if preprocess is not None and inputs is None:
         raise UsageError(f"--preprocess {preprocess} says how images are prepared; give some by --inputs")
-    if not 0 <= train_steps <= MAX_STEPS:
-        raise UsageError(f"--train-steps {train_steps}: must be 0 to {MAX_STEPS:,}")
     require_parity(backend)
     dtype = "float64" if exact else "float32"
     tolerance = (EXACT_TOLERANCE if exact else TOLERANCE) if tolerance is None else tolerance
-    if not 0 <= tolerance <= 1:
-        raise UsageError(f"--tolerance {tolerance}: must be from 0 to 1")
     sides = both_sides(Path(a), Path(b), layout_a, layout_b, head, against)
     config = sides[0].config
     ran_with = _traits(sides, same_traits, exact or train_steps > 0)

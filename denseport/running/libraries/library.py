@@ -1,40 +1,25 @@
 """The libraries whose own DenseNet can take the twin's place: their class, their loader, and nothing of this project's.
 
-A mistake that reader, writer and twin share would not show between two of them; it shows here.
+A mistake that reader, writer and twin share would not show between two of them; it shows here. `--help` takes the
+libraries' names from here, so that what takes long to import is imported by the functions that need it.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denseport import formats
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError, VerificationError, quoted
-from denseport.layouts import find_layout
-from denseport.net.config import DenseNetConfig
 from denseport.requirements import require_keras, require_torch
 from denseport.running.libraries import nets
 
-# What the libraries' loaders, and those of torch and Keras beneath them, raise for a file that they do not take.
-REFUSALS: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    AssertionError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+if TYPE_CHECKING:
+    from denseport.net.config import DenseNetConfig
 
 FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType({"torch": ("pth", "safetensors"), "keras": ("h5", "keras")})
 
@@ -73,6 +58,8 @@ class Library:
             LayoutError: The layout is none of `layouts`, or the library's class cannot build the architecture.
             UsageError: The file's format is none that the library reads, or its tensors are not where it looks.
         """
+        from denseport.layouts import find_layout
+
         (require_torch if self.framework == "torch" else require_keras)()
         with formats.read(file) as checkpoint:
             found, wrapper = checkpoint.format, checkpoint.wrapper
@@ -129,15 +116,23 @@ class Library:
 
     def version(self) -> str:
         """The library's name, as pip knows it, and version."""
+        from importlib.metadata import version
+
         return f"{self.distribution} {version(self.distribution)}"
 
 
 def _refusals() -> tuple[type[Exception], ...]:
+    """What the loaders of the libraries, of torch and of Keras raise for a file that they do not take."""
+    import pickle
+    import zipfile
+
+    usual = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, AssertionError)
+    broken = (pickle.UnpicklingError, zipfile.BadZipFile)
     if find_spec("safetensors") is None:
-        return REFUSALS
+        return (*usual, *broken)
     from safetensors import SafetensorError
 
-    return (*REFUSALS, SafetensorError)  # which has no ancestor but Exception
+    return (*usual, *broken, SafetensorError)  # which has no ancestor but Exception
 
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(

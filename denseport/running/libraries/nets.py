@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denseport import formats
-from denseport.net.config import DenseNetConfig
 
 if TYPE_CHECKING:
     import keras
     import torch
+
+    from denseport.net.config import DenseNetConfig
 
 
 def load_torchvision(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module:
