@@ -21,7 +21,7 @@ import torch
 from denseport.checkpoint import Tensor
 from denseport.errors import DenseportError, FormatError, UsageError
 from denseport.formats import pth
-from denseport.formats.pth import containers, pickle_machine, pickle_state
+from denseport.formats.pth import containers, pickles
 from denseport.formats.zip import archive
 
 VALUES = np.arange(4, dtype="<f4")
@@ -204,20 +204,20 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "an empty stack": (b"\x80\x02\x85.", "no values|takes values"),
     "an append to nothing": (b"Na.", "takes values"),
     "a mark that is missing": (b"\x80\x02t.", "takes values"),
-    "protocol 6": (b"\x80\x06}.", "newer"),
+    "protocol 6": (b"\x80\x06}.", "protocol: 6"),
     "a short integer": (b"J\x00\x00", "too early"),
     "a short float": (b"G\x00\x00", "too early"),
-    "a short text": (b"X\x05\x00\x00\x00abc.", "inside a value"),
-    "a text of 16 EB": (b"\x8d" + b"\xff" * 8 + b"abc.", "inside a value"),
-    "bytes of 16 EB": (b"\x8e" + b"\xff" * 8 + b"abc.", "inside a value"),
+    "a short text": (b"X\x05\x00\x00\x00abc.", "too early"),
+    "a text of 16 EB": (b"\x8d" + b"\xff" * 8 + b"abc.", "too early|exceeds"),
+    "bytes of 16 EB": (b"\x8e" + b"\xff" * 8 + b"abc.", "too early|exceeds"),
     "a text that is not UTF-8": (b"X\x01\x00\x00\x00\xff.", "not UTF-8"),
     "a name that is not UTF-8": (b"c\xff\nx\n.", "not UTF-8"),
     "a name without an end": (b"c" + b"x" * 5000 + b"\nx\n.", "no end"),
-    "a name that is no text": (raw("os") + b"N\x93.", "not a text"),
-    "a module that is no text": (b"N" + raw("system") + b"\x93.", "not a text"),
-    "a value never stored": (b"h\x07.", "never stored"),
-    "a value never stored, far": (b"j\xff\xff\xff\xff.", "never stored"),
-    "an integer of 4 GB": (b"\x8b\xff\xff\xff\xff.", "inside a value"),
+    "a name that is no text": (raw("os") + b"N\x93.", "requires str"),
+    "a module that is no text": (b"N" + raw("system") + b"\x93.", "requires str"),
+    "a value never stored": (b"h\x07.", "Memo value not found"),
+    "a value never stored, far": (b"j\xff\xff\xff\xff.", "Memo value not found"),
+    "an integer of 4 GB": (b"\x8b\xff\xff\xff\xff.", "an integer has 4294967295 bytes"),
     "an integer of 300 bytes": (b"\x8b\x2c\x01\x00\x00" + b"\x01" * 300 + b".", "an integer has 300 bytes"),
     "an integer that is no digits": (b"I1_0\n.", "digits"),
     "an integer of many digits": (b"I" + b"1" * 400 + b"\n.", "digits"),
@@ -233,14 +233,14 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a frozen set of tuples": (b"(" + nested_tuples(64) + b"\x91.", "tuple for a key"),
     "a set made of tuples": (b"c__builtin__\nset\n](" + nested_tuples(64) + b"e\x85R.", "tuple for a key"),
     "an ordered dict of tuples": (ORDERED_DICT + b"](" + nested_tuples(64) + b"N\x86e\x85R.", "tuple for a key"),
-    "items added to a list": (b"](N\x90.", "as to a set"),
-    "values appended to a dict": (b"}Na.", "appends to a dict"),
-    "more values appended to a tuple": (b")(Ne.", "appends to a tuple"),
+    "items added to a list": (b"](N\x90.", "is no set"),
+    "values appended to a dict": (b"}Na.", "is no list"),
+    "more values appended to a tuple": (b")(Ne.", "is no list"),
     "a call of a text": (raw("os.system") + b")R.", "calls a str"),
     "a call of a type of storage": (b"ctorch\nFloatStorage\n)R.", "calls a StorageType"),
     "a call without arguments": (ORDERED_DICT + b"NR.", "without arguments"),
     "attributes of a list": (b"]}b.", "attributes of a list"),
-    "attributes of a constructor": (ORDERED_DICT + b"}b.", "attributes of a Constructor"),
+    "attributes of a function": (ORDERED_DICT + b"}b.", "attributes of a function"),
     "a new object": (ORDERED_DICT + b")\x81.", "0x81"),
     "a new object with keywords": (ORDERED_DICT + b")}\x92.", "0x92"),
     "an instance": (b"(ios\nsystem\n.", "0x69"),
@@ -271,15 +271,15 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a new tensor of too few arguments": (b"ctorch._utils\n_rebuild_tensor_v3\n)R.", "arguments"),
     "a new tensor without a dtype": (b"ctorch._utils\n_rebuild_tensor_v3\n(NNNNNNNtR.", "without a dtype"),
     "a parameter of a text": (b"ctorch._utils\n_rebuild_parameter\n" + raw(("a", 1, 2)) + b"R.", "something else"),
-    "a parameter of nothing": (b"ctorch._utils\n_rebuild_parameter_with_state\n)R.", "something else"),
+    "a parameter of nothing": (b"ctorch._utils\n_rebuild_parameter_with_state\n)R.", "arguments"),
     "an ordered dict of a number": (ORDERED_DICT + raw((1,)) + b"R.", "list of pairs"),
-    "an ordered dict of two lists": (ORDERED_DICT + raw(([], [])) + b"R.", "list of pairs"),
+    "an ordered dict of two lists": (ORDERED_DICT + raw(([], [])) + b"R.", "arguments"),
     "an ordered dict of a text": (ORDERED_DICT + raw(("ab",)) + b"R.", "list of pairs"),
     "an ordered dict of triples": (ORDERED_DICT + raw(([(1, 2, 3)],)) + b"R.", "list of pairs"),
     "an ordered dict of integers": (ORDERED_DICT + raw(([1],)) + b"R.", "list of pairs"),
     "a counter of a list": (b"ccollections\nCounter\n" + raw(([1],)) + b"R.", "takes a dict"),
     "a set of a text": (b"cbuiltins\nset\n" + raw(("ab",)) + b"R.", "takes a list"),
-    "bytes of a number": (b"cbuiltins\nbytes\n" + raw((1 << 40,)) + b"R.", "no arguments"),
+    "bytes of a number": (b"cbuiltins\nbytes\n" + raw((1 << 40,)) + b"R.", "arguments"),
     "bytes in another encoding": (b"c_codecs\nencode\n" + raw(("a", "bz2")) + b"R.", "latin1"),
     "bytes of a number in latin1": (b"c_codecs\nencode\n" + raw((1, "latin1")) + b"R.", "latin1"),
     "bytes that are not latin1": (b"c_codecs\nencode\n" + raw(("\u20ac", "latin1")) + b"R.", "not latin1"),
@@ -302,12 +302,12 @@ def test_malformed_pickles_are_refused(tmp_path: Path, kind: str) -> None:
 def test_the_number_of_instructions_is_bounded_and_so_are_time_and_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, many = tmp_path / "x.pth", pickle_state.MAX_INSTRUCTIONS
+    path, many = tmp_path / "x.pth", pickles.MAX_INSTRUCTIONS
     start = time.process_time()
     refused(saved(path, b"N0" * (many // 2) + b"N.", zipfile.ZIP_DEFLATED), "more than 1000000 instructions")
     assert time.process_time() - start < 5
     many = 50_000  # the rest at a twentieth of the size
-    monkeypatch.setattr(pickle_machine, "MAX_INSTRUCTIONS", many)
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", many)
     for kind, data in {
         "empty sets": b"\x8f" * many,
         "empty dicts": b"}" * many,
@@ -369,8 +369,8 @@ def test_pickles_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     refused(saved(tmp_path / "x.pth", data), "more than the 2000")
     monkeypatch.undo()
     read_all(saved_legacy(tmp_path / "x.pth", data))
-    monkeypatch.setattr(pickle_state, "MAX_BYTES", 2000)
-    refused(saved_legacy(tmp_path / "x.pth", data), "longer than 2000")
+    monkeypatch.setattr(containers, "MAX_BYTES", 2000)
+    refused(saved_legacy(tmp_path / "x.pth", data), "ends too early or after")
 
 
 # ---- tensors
@@ -650,7 +650,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         with pth.read(path) as checkpoint:
             assert checkpoint.tensors["w0"].read()[1000, 120:125].tolist() == [0] * 5
             assert checkpoint.tensors["w1"].read().tolist() == [0] * 5
-        assert tracemalloc.get_traced_memory()[1] < pickle_state.MAX_BYTES + (8 << 20)
+        assert tracemalloc.get_traced_memory()[1] < pickles.MAX_BYTES + (8 << 20)
     finally:
         tracemalloc.stop()
 

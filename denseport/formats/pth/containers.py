@@ -10,8 +10,7 @@ from struct import Struct
 from struct import error as StructError
 
 from denseport.errors import FormatError, listed, quoted
-from denseport.formats.pth.objects import TorchUnpickler
-from denseport.formats.pth.pickle_state import MAX_BYTES
+from denseport.formats.pth.pickles import MAX_BYTES, TorchUnpickler
 from denseport.formats.pth.tensors import StoredBytes
 from denseport.formats.source_file import SourceFile
 from denseport.formats.zip.archive import ZipArchive
@@ -64,9 +63,10 @@ def read_zip(file: SourceFile) -> Contents:
             raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, neither little nor big; {_BROKEN}")
         byteorder = recorded.decode()
     pickle = archive.content(archive.entries[root + "data.pkl"], MAX_BYTES)
-    value, end = TorchUnpickler(file.path, pickle, "data.pkl").read()
-    if end != len(pickle):
-        raise FormatError(f"{file.path}: {len(pickle) - end} bytes follow the pickle in data.pkl; {_BROKEN}")
+    unpickler = TorchUnpickler(file.path, pickle, "data.pkl")
+    value = unpickler.load()
+    if rest := len(pickle) - unpickler.position:
+        raise FormatError(f"{file.path}: {rest} bytes follow the pickle in data.pkl; {_BROKEN}")
     prefix = root + "data/"
     stored = {
         name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
@@ -108,30 +108,28 @@ def read_legacy(file: SourceFile) -> Contents:
     Source: torch/serialization.py `_legacy_load`, torch/csrc/serialization.cpp `THPStorage_readFileRaw`.
     """
     unpickler = TorchUnpickler(file.path, file.read(0, MAX_BYTES), "its pickle")
-    magic_number, position = unpickler.read()
+    magic_number = unpickler.load()
     if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
         raise FormatError(
             f"{file.path}: is a pickle, but not one of torch.save; save the weights with "
             "torch.save(model.state_dict(), 'new.pth')"
         )
-    version, position = unpickler.read(position)
+    version = unpickler.load()
     if type(version) is not int or version != _PROTOCOL_VERSION:
         raise FormatError(f"{file.path}: its PyTorch protocol is not {_PROTOCOL_VERSION}; {_BROKEN}")
-    _, position = unpickler.read(position)  # the machine that wrote it
-    value, position = unpickler.read(position)
-    keys, position = unpickler.read(position)
-    stored = _legacy_storages(file, unpickler, keys, position)
+    unpickler.load()  # what the machine that wrote it was
+    value, keys = unpickler.load(), unpickler.load()
+    stored = _legacy_storages(file, unpickler, keys)
     # Every version of torch writes these storages in little-endian order; `little_endian` in the third pickle says what
     # the machine was, and torch.load does not look at it.
     return Contents("PyTorch legacy (before 1.6)", value, stored, "little")
 
 
-def _legacy_storages(
-    file: SourceFile, unpickler: TorchUnpickler, keys: object, position: int
-) -> dict[str, StoredBytes]:
+def _legacy_storages(file: SourceFile, unpickler: TorchUnpickler, keys: object) -> dict[str, StoredBytes]:
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
         raise FormatError(f"{file.path}: the list of its storages is malformed; {_BROKEN}")
     stored: dict[str, StoredBytes] = {}
+    position = unpickler.position
     for key in map(str, keys):
         declared = unpickler.storages.get(key)
         if declared is None or key in stored:
