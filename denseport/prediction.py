@@ -18,7 +18,7 @@ from denseport.errors import UsageError, VerificationError, quoted
 from denseport.load import opened
 from denseport.options import Framework, Predicting, valid
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
-from denseport.presets.classes import class_names
+from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
 from denseport.running.child import BATCH
 from denseport.running.images import ImageSet, given

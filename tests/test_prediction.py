@@ -17,7 +17,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, UsageError, VerificationError
 from denseport.prediction import Prediction, RankedClass, lines, predict
 from denseport.preprocessing import PREPROCESSING
-from denseport.presets.classes import class_names
+from denseport.presets.preset import class_names
 from denseport.running.workers import Workers
 
 SIZES = {"dogs/a.png": (301, 227), "dogs/b.png": (190, 411), "c.png": (61, 50)}

@@ -15,9 +15,9 @@ from denseport.net.complexity import multiply_adds
 from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.preprocessing import Preprocessing
 from denseport.presets import Preset
-from denseport.presets.classes import class_names
 from denseport.presets.listing import lines
-from denseport.presets.parse import parse
+from denseport.presets.preset import class_names
+from denseport.presets.registry import parse
 
 Script = Callable[..., Any]
 

@@ -1,16 +1,21 @@
-"""One preset: published weights, where they are, and what is known and computed of them."""
+"""A preset: published weights, where they are, what is known and computed of them, and what their outputs mean."""
 
 from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from denseport.errors import UsageError
 from denseport.net.architecture import layers, parameters
 from denseport.net.complexity import multiply_adds
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
+
+IMAGENET = "imagenet-1k"
+MAX_BYTES_OF_NAMES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,34 @@ class Preset:
 def file_name(url: str) -> str:
     """The last part of an address."""
     return posixpath.basename(unquote(urlsplit(url).path))
+
+
+def class_names(source: str | Path, count: int) -> tuple[str, ...]:
+    """The names of `count` outputs, in their order.
+
+    Args:
+        source: `imagenet-1k`, or a text file with one name a line.
+        count: How many outputs there are.
+
+    Raises:
+        UsageError: There is no such file, it is no text, or it has another number of names.
+    """
+    if str(source) == IMAGENET:
+        # Without the number of the WordNet synset, by which the file also tells apart two that have the same name.
+        text = Path(__file__).with_name(f"{IMAGENET}.txt").read_text(encoding="utf-8")
+        names = [line.partition(" ")[2] for line in text.splitlines() if not line.startswith("#")]
+    else:
+        names = _lines(Path(source))
+    if len(names) != count:
+        raise UsageError(f"{source}: names {len(names):,} classes, and the net has {count:,}; give a file of its own")
+    return tuple(names)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        if file.stat().st_size > MAX_BYTES_OF_NAMES:
+            raise UsageError(f"{file}: is too large to be a list of names; check the path")
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise UsageError(f"{file}: cannot be read ({why}); give a text file with one name a line") from None
