@@ -19,13 +19,7 @@ from denseport.load import opened, sha256
 from denseport.net.architecture import parameters
 from denseport.net.config import DenseNetConfig
 from denseport.options import Converting, Dtype, Head, among, needing_verify, valid
-from denseport.planning import (
-    NATIVE_FRAMEWORK,
-    replacing_target,
-    target_layout,
-    target_metadata,
-    target_path,
-)
+from denseport.planning import replacing_target, target_layout, target_metadata, target_path
 from denseport.preprocessing import find_preprocessing
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
@@ -158,7 +152,9 @@ def convert(
         weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
         weights = weights.without_head() if head == "drop" else weights
         wanted = (
-            exports.layout_for(to_format, weights.config, to_layout) if to_format in exports.FRAMEWORKS else to_layout
+            exports.layout_for(to_format, weights.config, to_layout)
+            if formats.FORMATS[to_format].described
+            else to_layout
         )
         layout, notes = target_layout(weights.config, to_format, wanted, allow_trait_mismatch, compensate_epsilon)
         if head == "drop" and classes is None and found.config.num_classes is not None:
@@ -177,11 +173,11 @@ def convert(
         if classes is not None:
             weights = weights.with_new_head(classes)
         weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
-        framework = layout.framework_for(NATIVE_FRAMEWORK[to_format])
+        framework = layout.framework_for(formats.FORMATS[to_format].framework)
         tensors = layouts.from_canonical(weights, layout, framework)
         usual = preset.preprocessing if preset else find_preprocessing(found.layout.preprocessing)
         metadata = target_metadata(checkpoint, weights, layout, framework, usual, hashed.result())
-        if to_format in exports.FRAMEWORKS:
+        if formats.FORMATS[to_format].described:
             notes += exports.write(to_format, weights, layout, metadata, temporary)
         else:
             formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))

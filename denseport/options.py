@@ -98,7 +98,7 @@ class Option:
 
 
 def _format(of: str, usual: str, spelling: str) -> Option:
-    return Option(None, f"Format of {of}.", usual, tuple(formats.READERS), spelling=spelling)
+    return Option(None, f"Format of {of}.", usual, formats.NAMES, spelling=spelling)
 
 
 def _layout(of: str, usual: str = "detected") -> Option:

@@ -18,10 +18,8 @@ from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import RECORD, Preprocessing, find_preprocessing
 
-DEFAULT_LAYOUT = {"pth": "torchvision", "safetensors": "torchvision", "h5": "keras-applications"}
-NATIVE_FRAMEWORK = {"pth": "torch", "safetensors": "torch", "h5": "keras", **exports.FRAMEWORKS}
-DEFAULT_SUFFIX = {"pth": ".pth", "safetensors": ".safetensors", "h5": ".h5", "keras": ".keras"}
-COMPOUND_SUFFIXES = (".weights.h5", ".pth.tar")
+# By the framework that a format is native to.
+DEFAULT_LAYOUT = {"torch": "torchvision", "keras": "keras-applications"}
 
 
 def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
@@ -34,13 +32,12 @@ def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> 
         return Path(dst), to_format or formats.by_suffix(Path(dst))
     if to_format is None:
         raise UsageError(f"{source}: nothing says what to convert it to; give a target file, or --to")
-    stem = next((source.name[: -len(suffix)] for suffix in COMPOUND_SUFFIXES if source.name.endswith(suffix)), None)
-    return source.with_name((stem or source.stem) + DEFAULT_SUFFIX[to_format]), to_format
+    return source.with_name(formats.stem(source) + formats.FORMATS[to_format].suffixes[0]), to_format
 
 
 def replacing_target(target: Path, to_format: str, force: bool) -> AbstractContextManager[Path]:
     """The path to write to, a file or a folder, which takes the target's place in the end."""
-    if to_format in exports.FOLDERS:
+    if formats.FORMATS[to_format].is_folder:
         return replacing_folder(target, exports.files(to_format), force=force)
     return replacing(target, force=force)
 
@@ -60,7 +57,7 @@ def target_layout(
     Raises:
         LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
     """
-    layout = find_layout(to_layout or DEFAULT_LAYOUT[to_format])
+    layout = find_layout(to_layout or DEFAULT_LAYOUT[formats.FORMATS[to_format].framework])
     different = {
         trait: sentence
         for trait, sentence in mismatches(layout, config).items()
@@ -69,7 +66,7 @@ def target_layout(
     if compensate:
         different.pop("epsilon", None)
     # What an export cannot hold was refused when its layout was chosen.
-    reason = "" if to_format in exports.FRAMEWORKS else layout.cannot_build(config)
+    reason = "" if formats.FORMATS[to_format].described else layout.cannot_build(config)
     if reason:
         if to_layout is not None:
             raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")

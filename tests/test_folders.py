@@ -14,6 +14,7 @@ import denseport as library
 from denseport import exports, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.exports import folders, timm_folder
+from denseport.formats import FORMATS
 from denseport.net.config import DenseNetConfig
 from denseport.net.names import TAGS, find_config
 from denseport.preprocessing import PREPROCESSING, Preprocessing
@@ -78,7 +79,7 @@ def images_for(config: DenseNetConfig) -> np.ndarray:
 
 
 def export(kind: str, source: Path, target: Path, **options: Any) -> library.ConversionReport:
-    layout = {"to_layout": kind} if kind in exports.FOLDERS else {}
+    layout = {"to_layout": kind} if FORMATS[kind].is_folder else {}
     return library.convert(source, target, **layout, **{"verify": False, **options})
 
 
@@ -251,7 +252,7 @@ def test_the_command_line_writes_it_and_proves_it(
     kind: str, folder: Path, tmp_path: Path, denseport: Callable[..., Any]
 ) -> None:
     target = exported(tmp_path, kind, "new")
-    arguments = ["--to-layout", kind] if kind in exports.FOLDERS else ["--to", kind]
+    arguments = ["--to-layout", kind] if FORMATS[kind].is_folder else ["--to", kind]
     done = denseport(
         "convert", "--json", "--device", "cpu", *arguments, folder / f"{kind}-plain.safetensors", f"{target}"
     )

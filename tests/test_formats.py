@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,11 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "digits-torch.pth"
 # A tensor that none of the containers takes, and one whose name is no text, which only some of them look for.
 UNWRITABLE: dict[str, Tensor] = {"a/kernel": Tensor.of(np.zeros((1, 1), np.complex64))}
 UNNAMEABLE: dict[str, Tensor] = {"a\ud800/kernel": TENSORS["a/kernel"]}
+
+
+def test_the_table_of_formats_is_there_without_numpy() -> None:
+    code = "import sys, denseport.formats; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def all_errors(calls: list[Callable[[], object]]) -> list[str]:

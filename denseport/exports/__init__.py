@@ -14,12 +14,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from denseport.errors import LayoutError, UsageError
+from denseport.formats import FORMATS
 from denseport.layouts import Layout, Weights, find_layout
 from denseport.net.config import TRAIT_NAMES, DenseNetConfig
 from denseport.preprocessing import recorded
 
-FRAMEWORKS: Mapping[str, str] = MappingProxyType({"timm": "torch", "keras-hub": "keras", "keras": "keras"})
-FOLDERS = ("timm", "keras-hub")
 # The traits that the model itself states beside its weights, whatever its layout says of them.
 STATED: Mapping[str, frozenset[str]] = MappingProxyType({"timm": frozenset({"stem_pool"}), "keras": TRAIT_NAMES})
 _MODULES = {"timm": "timm_folder", "keras-hub": "keras_hub_folder", "keras": "keras_archive"}
@@ -35,7 +34,9 @@ def folder_kind(target: Path | None, to_format: str | None, to_layout: str | Pat
         UsageError: A folder is asked for, and a file's format or no target as well.
     """
     kind = str(to_layout)
-    if kind not in FOLDERS or (kind == "keras-hub" and (to_format or target is None or target.suffix)):
+    if kind not in FORMATS or not FORMATS[kind].is_folder:
+        return None
+    if kind == "keras-hub" and (to_format or target is None or target.suffix):
         return None
     if to_format is not None:
         raise UsageError(f"--to-layout {kind} writes a folder, not a {to_format} file; leave --to out")
@@ -53,7 +54,7 @@ def layout_for(kind: str, config: DenseNetConfig, asked: str | Path | None) -> s
     module = _module(kind)
     if reason := module.cannot_hold(config):
         raise LayoutError(f"{reason}; choose a file of weights, such as .h5 or .safetensors")
-    if kind in FOLDERS or asked is None:
+    if FORMATS[kind].is_folder or asked is None:
         own: str = module.layout_of(config)
         return own
     if all(framework.name != "keras" for framework in find_layout(asked).frameworks):

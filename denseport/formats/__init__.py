@@ -1,12 +1,15 @@
-"""Containers of named arrays: `pth`, `h5`, `safetensors`, and folders of them. Nothing here knows what a DenseNet is.
+"""Containers of named arrays, and of plain JSON beside them: files and folders. Nothing here knows what a DenseNet is.
 
-Each module has the same two verbs: `read(path) -> Checkpoint` and `write(tensors, metadata, path)`.
+Each format has a module with the same two verbs, `read(path, shown)` and `write(tensors, metadata, path, shown)`, where
+`shown` is what errors call the file. `--help` takes the names of the formats from here: this module imports no numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
@@ -16,33 +19,62 @@ from denseport.errors import FormatError, UsageError, quoted
 if TYPE_CHECKING:
     from denseport.checkpoint import Checkpoint, Tensor
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
-# What a .keras archive may begin with; a PyTorch archive begins with a folder.
-KERAS_ENTRIES = (b"config.json", b"metadata.json", b"model.weights.h5")
-
-SUFFIXES: Mapping[str, str] = MappingProxyType(
-    {
-        ".pth": "pth",
-        ".pt": "pth",
-        ".tar": "pth",
-        ".bin": "pth",
-        ".ckpt": "pth",
-        ".h5": "h5",
-        ".hdf5": "h5",
-        ".safetensors": "safetensors",
-        ".keras": "keras",
-    }
-)
-
-
-READERS = {"pth": "pth", "h5": "keras.legacy", "safetensors": "safetensors", "keras": "keras.archive"}
-WRITABLE = ("pth", "h5", "safetensors")
-
 # A DenseNet of a thousand layers has 7,000 tensors with names of half a megabyte in all; to look for a net among far
 # more takes minutes.
 MAX_TENSORS = 1 << 14
 MAX_LETTERS_OF_NAMES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Format:
+    """A container.
+
+    Attributes:
+        name: What `--from` and `--to` call it; of a folder, what `--to-layout` calls it.
+        framework: Whose parameter names and axes are usual in it: `torch` or `keras`.
+        room: Its module, below this package.
+        suffixes: With which names of such files end; the first is the one that is written.
+        compound: A suffix of two parts, both of which belong to it, or "".
+        is_folder: Whether it is a folder of files, which a library writes.
+        described: Whether the model is described beside its weights; without a description it cannot be written.
+    """
+
+    name: str
+    framework: str
+    room: str
+    suffixes: tuple[str, ...] = ()
+    compound: str = ""
+    is_folder: bool = False
+    described: bool = False
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that reads and writes it."""
+        return import_module(f"denseport.formats.{self.room}")
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Format("pth", "torch", "pth", (".pth", ".pt", ".tar", ".bin", ".ckpt"), ".pth.tar"),
+            Format("h5", "keras", "keras.legacy", (".h5", ".hdf5"), ".weights.h5"),
+            Format("safetensors", "torch", "safetensors", (".safetensors",)),
+            Format("keras", "keras", "keras.archive", (".keras",), described=True),
+            Format("timm", "torch", "folder", is_folder=True, described=True),
+            Format("keras-hub", "keras", "folder", is_folder=True, described=True),
+        )
+    }
+)
+"""Every format by its name."""
+
+NAMES = tuple(each.name for each in FORMATS.values() if not each.is_folder)
+"""The names of the formats of files."""
+
+SUFFIXES: Mapping[str, str] = MappingProxyType(
+    {suffix: each.name for each in FORMATS.values() for suffix in each.suffixes}
+)
+"""The format that each suffix stands for."""
 
 
 def sniff(path: Path, shown: str | Path | None = None) -> str:
@@ -65,22 +97,42 @@ def sniff(path: Path, shown: str | Path | None = None) -> str:
         raise UsageError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
     if not head:
         raise FormatError(f"{shown}: the file is empty; copy or download it again")
-    if head.startswith(HDF5_MAGIC):
-        return "h5"
     # A safetensors file starts with its header's length, whose first byte may be that of any other format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return "safetensors"
-    if head.startswith(b"PK\x03\x04") and head[30:].startswith(KERAS_ENTRIES):
-        return "keras"
-    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+    if head.startswith(b"PK\x03\x04"):
+        return "keras" if _is_keras_archive(head[30:]) else "pth"
+    if head[:1] == b"\x80":
         return "pth"
-    if _is_hdf5_behind_user_block(path):
+    if _is_hdf5(path):
         return "h5"
     start = quoted(head[:8].decode("latin-1"))
     raise FormatError(
         f"{shown}: starts with {start}, which no pth, h5, safetensors or .keras file does; check the path, unpack the "
         "file, or download it again"
     )
+
+
+def _is_keras_archive(first_name: bytes) -> bool:
+    """Whether a zip archive starts with one of the files of a .keras archive; PyTorch's start with a folder."""
+    from denseport.formats.keras.archive import CONFIG, METADATA, WEIGHTS
+
+    return first_name.startswith((CONFIG.encode(), METADATA.encode(), WEIGHTS.encode()))
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether HDF5 begins at once, or behind a user block of 512 bytes, or of that doubled any number of times.
+
+    Source: "HDF5 File Format Specification Version 3.0", section II.A.
+    """
+    from denseport.formats.hdf5.file import SIGNATURE
+
+    with path.open("rb") as file:
+        for start in chain([0], (512 << doubled for doubled in count())):
+            file.seek(start)
+            if (found := file.read(len(SIGNATURE))) in (SIGNATURE, b""):
+                return found == SIGNATURE
+    return False
 
 
 def read(
@@ -98,22 +150,20 @@ def read(
     Raises:
         FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
-    if path.is_dir():
-        checkpoint: Checkpoint = _module("folder").read(path, shown)
-        found = checkpoint.format
-    else:
-        found = sniff(path, shown)
-        checkpoint = _module(READERS[found]).read(path, shown)
-    if format not in (None, found):
-        checkpoint.close()
-        raise FormatError(f"{checkpoint.path}: is a {found} file, not {format}; leave --from out")
-    count, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
-    if count > MAX_TENSORS or letters > MAX_LETTERS_OF_NAMES:
-        checkpoint.close()
-        raise FormatError(
-            f"{checkpoint.path}: holds {count} tensors with names of {letters} letters, more than {MAX_TENSORS} or "
-            f"{MAX_LETTERS_OF_NAMES}, which no DenseNet has; save the weights of one net alone"
+    room = import_module("denseport.formats.folder") if path.is_dir() else FORMATS[sniff(path, shown)].module
+    checkpoint: Checkpoint = room.read(path, shown)
+    held, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
+    fault = ""
+    if format not in (None, checkpoint.format):
+        fault = f"is a {checkpoint.format} file, not {format}; leave --from out"
+    elif held > MAX_TENSORS or letters > MAX_LETTERS_OF_NAMES:
+        fault = (
+            f"holds {held} tensors with names of {letters} letters, more than {MAX_TENSORS} or {MAX_LETTERS_OF_NAMES}, "
+            "which no DenseNet has; save the weights of one net alone"
         )
+    if fault:
+        checkpoint.close()
+        raise FormatError(f"{checkpoint.path}: {fault}")
     return checkpoint
 
 
@@ -125,7 +175,7 @@ def files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         return (path,)
-    found: tuple[Path, ...] = _module("folder").weights_files(path)
+    found: tuple[Path, ...] = import_module("denseport.formats.folder").weights_files(path)
     return found
 
 
@@ -146,30 +196,15 @@ def write(
     Raises:
         FormatError: The container cannot hold these names or dtypes.
     """
-    if format not in WRITABLE:
+    if format not in FORMATS or FORMATS[format].described:
+        plain = ", ".join(each.name for each in FORMATS.values() if not each.described)
         more = "; convert writes .keras" if format == "keras" else ""
-        raise UsageError(
-            f"{shown or path}: {quoted(format)} cannot be written; choose one of {', '.join(WRITABLE)}{more}"
-        )
+        raise UsageError(f"{shown or path}: {quoted(format)} cannot be written; choose one of {plain}{more}")
     if format == "h5":
-        keras = _module("keras.weights" if path.name.endswith(".weights.h5") else "keras.legacy")
-        keras.write(tensors, metadata, path, nesting, shown)
+        room = "weights" if path.name.endswith(".weights.h5") else "legacy"
+        import_module(f"denseport.formats.keras.{room}").write(tensors, metadata, path, nesting, shown)
     else:
-        _module(format).write(tensors, metadata, path, shown)
-
-
-def _is_hdf5_behind_user_block(path: Path) -> bool:
-    """Whether HDF5 begins at 512 bytes, or at twice that any number of times, behind what its user has put there.
-
-    Source: "HDF5 File Format Specification Version 3.0", section II.A.
-    """
-    start = 512
-    with path.open("rb") as file:
-        while file.seek(start) and (found := file.read(len(HDF5_MAGIC))):
-            if found == HDF5_MAGIC:
-                return True
-            start *= 2
-    return False
+        FORMATS[format].module.write(tensors, metadata, path, shown)
 
 
 def by_suffix(path: Path) -> str:
@@ -186,5 +221,7 @@ def by_suffix(path: Path) -> str:
         ) from None
 
 
-def _module(name: str) -> ModuleType:
-    return import_module(f"denseport.formats.{name}")
+def stem(path: Path) -> str:
+    """A file's name without its suffix, both parts of a compound one."""
+    every = [each.compound for each in FORMATS.values() if each.compound]
+    return next((path.name.removesuffix(suffix) for suffix in every if path.name.endswith(suffix)), "") or path.stem

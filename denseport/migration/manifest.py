@@ -23,7 +23,6 @@ MAX_TOML_BYTES = 2 << 20
 MAX_DOTS = 100
 MAX_ROWS = 100_000
 MANIFESTS = (".toml", ".csv")
-WEIGHT_SUFFIXES = tuple(formats.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ def _tree(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
     options = without_defaults(Converting, options)
     for name in places.files_below(src):
         source = places.absolute(name, src)
-        if Path(name).suffix.lower() in WEIGHT_SUFFIXES and not places.real(source).startswith(own):
+        if Path(name).suffix.lower() in formats.SUFFIXES and not places.real(source).startswith(own):
             target, _ = target_path(Path(name), None, options.get("to_format"))
             found.append(Row(source, target.as_posix(), options))
     if not found:
-        raise UsageError(f"{src}: holds no file that ends in {', '.join(WEIGHT_SUFFIXES)}; check the path")
+        raise UsageError(f"{src}: holds no file that ends in {', '.join(formats.SUFFIXES)}; check the path")
     return found
 
 

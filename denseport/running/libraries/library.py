@@ -21,8 +21,6 @@ from denseport.running.libraries import nets
 if TYPE_CHECKING:
     from denseport.net.config import DenseNetConfig
 
-FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType({"torch": ("pth", "safetensors"), "keras": ("h5", "keras")})
-
 
 @dataclass(frozen=True)
 class Library:
@@ -74,10 +72,10 @@ class Library:
                 f"{file}: has layout {quoted(layout)}, which {self.name} does not load; convert it with --to-layout "
                 f"{(fitting or self.layouts)[0]} first"
             )
-        if found not in FORMATS[self.framework]:
+        if formats.FORMATS[found].framework != self.framework:
+            native = next(name for name, each in formats.FORMATS.items() if each.framework == self.framework)
             raise UsageError(
-                f"{file}: is a {found} file, which {self.name} does not load; convert it with --to "
-                f"{FORMATS[self.framework][0]} first"
+                f"{file}: is a {found} file, which {self.name} does not load; convert it with --to {native} first"
             )
         if self.framework == "torch" and wrapper not in self.wrappers:
             raise UsageError(
