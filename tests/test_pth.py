@@ -29,7 +29,7 @@ from hypothesis.extra import numpy as arrays_of
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, UsageError
 from denseport.formats import pth
-from denseport.formats.zip import records
+from denseport.formats import zip as zips
 from denseport.formats.zip import writer as zip_writer
 from denseport.formats.zip.writer import ZipWriter
 
@@ -501,9 +501,9 @@ def test_sizes_and_offsets_beyond_4_gb_take_zip64(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     content = bytearray((tmp_path / "x.pth").read_bytes())
     full = struct.pack("<I", 1000)
-    directory = content.index(records.CENTRAL_SIGNATURE)
+    directory = content.index(zips.CENTRAL_SIGNATURE)
     wide = 0
-    while content[directory : directory + 4] == records.CENTRAL_SIGNATURE:
+    while content[directory : directory + 4] == zips.CENTRAL_SIGNATURE:
         for field in (20, 24, 42):  # the limit in the directory is what readers know as full
             if content[directory + field : directory + field + 4] == full:
                 content[directory + field : directory + field + 4] = b"\xff" * 4

@@ -21,8 +21,8 @@ import torch
 from denseport.checkpoint import Tensor
 from denseport.errors import DenseportError, FormatError, UsageError
 from denseport.formats import pth
+from denseport.formats import zip as zips
 from denseport.formats.pth import containers, pickles
-from denseport.formats.zip import archive
 
 VALUES = np.arange(4, dtype="<f4")
 
@@ -548,7 +548,7 @@ def test_a_storage_is_verified_once_and_only_when_it_is_read(tmp_path: Path, mon
     path.write_bytes(content[:damaged] + b"!" + content[damaged + 1 :])
     lengths: list[int] = []
     real = zlib.crc32
-    monkeypatch.setattr(archive.zlib, "crc32", lambda data: lengths.append(len(data)) or real(data))
+    monkeypatch.setattr(zips.zlib, "crc32", lambda data: lengths.append(len(data)) or real(data))
     with pth.read(path) as checkpoint:
         assert 1200 not in lengths
         for _ in range(3):

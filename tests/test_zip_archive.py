@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from denseport.errors import FormatError
+from denseport.formats import zip as zips
 from denseport.formats.source_file import SourceFile
-from denseport.formats.zip import archive, records
-from denseport.formats.zip.archive import ZipArchive
+from denseport.formats.zip import ZipArchive
 
 FULL32 = 0xFFFFFFFF
 TEXT = b"sixteen letters."
@@ -54,21 +54,21 @@ def zipped(path: Path, *entries: Odd, before: bytes = b"", gap: bytes = b"", com
     for entry in (Odd(b"good", TEXT), *entries):
         facts = entry.header(entry.central)
         facts.setdefault("position", len(body) if entry.position is None else entry.position)
-        directory += records.CENTRAL.pack(
+        directory += zips.CENTRAL.pack(
             b"PK\1\2", 20, 20, facts["flags"], facts["method"], 0, 0, facts["crc"], facts["stored_size"], facts["size"],
             len(facts["name"]), len(facts["extra"]), 0, facts["disk"], 0, 0, facts["position"],
         )  # fmt: skip
         directory += facts["name"] + facts["extra"]
         if entry.position is None:
             facts = entry.header(entry.local)
-            body += records.LOCAL.pack(
+            body += zips.LOCAL.pack(
                 b"PK\3\4", 20, facts["flags"], facts["method"], 0, 0, facts["crc"], facts["stored_size"], facts["size"],
                 len(facts["name"]), len(facts["extra"]),
             )  # fmt: skip
             body += facts["name"] + facts["extra"] + entry.bytes + entry.after
     count = len(entries) + 1
     facts = {"disk": 0, "first": 0, "here": count, "count": count, "size": len(directory), "start": len(body), **end}
-    last = records.END.pack(b"PK\5\6", *facts.values(), len(comment))
+    last = zips.END.pack(b"PK\5\6", *facts.values(), len(comment))
     path.write_bytes(bytes(body + directory + gap + last + comment))
     return path
 
@@ -147,8 +147,8 @@ def test_archives_of_other_tools_are_read(tmp_path: Path) -> None:
         assert contents(tmp_path / "x.zip") == expected
 
 
-INNER = records.LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(b"x"), 1, 1, 3, 0) + b"in" + b"\x21" + b"x"
-START = records.LOCAL.size + len(b"good") + len(TEXT)  # where the first odd entry stands
+INNER = zips.LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(b"x"), 1, 1, 3, 0) + b"in" + b"\x21" + b"x"
+START = zips.LOCAL.size + len(b"good") + len(TEXT)  # where the first odd entry stands
 NAMES = (b"/x", b"../x", b"a/../../x", b"a\\x", b"C:/x", b"./x", b"a/./b", b"a//b", b"", b"/", b"a\0b")
 ODD: dict[str, tuple[list[Odd], str]] = {
     **{f"the name {name!r}": ([Odd(name)], "unsafe name") for name in NAMES},
@@ -158,7 +158,7 @@ ODD: dict[str, tuple[list[Odd], str]] = {
     "two entries in one place": ([Odd(b"a", b"x"), Odd(b"a", b"x", position=START)], "two entries"),
     # as the zip bombs of Fifield, which zipfile reads before CPython 3.11.8
     "an entry inside another": (
-        [Odd(b"outer", INNER), Odd(b"in!", b"x", position=START + records.LOCAL.size + len(b"outer"))],
+        [Odd(b"outer", INNER), Odd(b"in!", b"x", position=START + zips.LOCAL.size + len(b"outer"))],
         "outer and in! overlap",
     ),
     "encryption": ([Odd(both={"flags": 1})], "odd is encrypted"),
@@ -283,7 +283,7 @@ def test_a_directory_entry_that_reaches_beyond_the_directory_is_refused(tmp_path
 
 
 def test_a_zip64_locator_in_the_comment_of_a_tiny_file_is_none(tmp_path: Path) -> None:
-    end = records.END.pack(b"PK\5\6", 0, 0, 0, 0, 0, 15, 5)
+    end = zips.END.pack(b"PK\5\6", 0, 0, 0, 0, 0, 15, 5)
     (tmp_path / "x.zip").write_bytes(bytes(15) + end + b"PK\6\7!")
     refused(tmp_path / "x.zip", "empty")
 
@@ -293,8 +293,8 @@ def large(path: Path) -> bytes:
     whole = zipped(path, Odd(b"a"), Odd(b"b")).read_bytes()
     end = whole.index(b"PK\5\6")
     start, size = whole.index(b"PK\1\2"), end - whole.index(b"PK\1\2")
-    record = records.END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, 3, 3, size, start)
-    locator = records.END64_LOCATOR.pack(b"PK\6\7", 0, end, 1)
+    record = zips.END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, 3, 3, size, start)
+    locator = zips.END64_LOCATOR.pack(b"PK\6\7", 0, end, 1)
     return whole[:end] + record + locator + whole[end:]
 
 
@@ -331,18 +331,18 @@ def test_archives_cut_off_or_continued_anywhere_are_refused(tmp_path: Path) -> N
 
 def test_the_number_of_entries_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(tmp_path / "x.zip", *(Odd(b"%d" % n) for n in range(20)))
-    monkeypatch.setattr(archive, "MAX_ENTRIES", 21)
+    monkeypatch.setattr(zips, "MAX_ENTRIES", 21)
     assert len(contents(path)) == 21
-    monkeypatch.setattr(archive, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(zips, "MAX_ENTRIES", 20)
     refused(path, "21 entries, more than 20")
 
 
 def test_the_size_of_the_directory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(tmp_path / "x.zip", *(Odd(b"%d" % n) for n in range(10, 20)))
-    size = len(b"good") + records.CENTRAL.size + 10 * (2 + records.CENTRAL.size)
-    monkeypatch.setattr(archive, "MAX_DIRECTORY", size)
+    size = len(b"good") + zips.CENTRAL.size + 10 * (2 + zips.CENTRAL.size)
+    monkeypatch.setattr(zips, "MAX_DIRECTORY", size)
     assert len(contents(path)) == 11
-    monkeypatch.setattr(archive, "MAX_DIRECTORY", size - 1)
+    monkeypatch.setattr(zips, "MAX_DIRECTORY", size - 1)
     refused(path, f"directory has {size} bytes, more than {size - 1}")
 
 

@@ -17,7 +17,7 @@ from densenets import canonical_weights
 
 from denseport import formats, layouts
 from denseport.checkpoint import Tensor
-from denseport.formats.pth.pickler import pickled
+from denseport.formats.pth.writer import pickled
 from denseport.layouts.frameworks import KERAS, TORCH
 from denseport.layouts.parse import known_layouts, known_text
 from denseport.net.config import DenseNetConfig

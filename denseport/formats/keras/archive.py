@@ -15,7 +15,7 @@ from denseport.formats.hdf5 import File, open_root
 from denseport.formats.keras import weights as keras3
 from denseport.formats.keras.config import MAX_CONFIG_BYTES, parse_config
 from denseport.formats.source_file import SourceFile
-from denseport.formats.zip.archive import ZipArchive
+from denseport.formats.zip import ZipArchive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MAX_METADATA_BYTES = 1 << 16

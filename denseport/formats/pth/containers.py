@@ -13,7 +13,7 @@ from denseport.errors import FormatError, listed, quoted
 from denseport.formats.pth.pickles import MAX_BYTES, TorchUnpickler
 from denseport.formats.pth.tensors import StoredBytes
 from denseport.formats.source_file import SourceFile
-from denseport.formats.zip.archive import ZipArchive
+from denseport.formats.zip import ZipArchive
 
 METADATA_RECORD = "extra/denseport.json"
 MAX_METADATA_BYTES = 1 << 20

@@ -11,8 +11,8 @@ from pathlib import Path
 from struct import Struct, pack
 from types import TracebackType
 
-from denseport.formats.zip import records
-from denseport.formats.zip.records import FULL16, FULL32
+from denseport.formats import zip as zips
+from denseport.formats.zip import FULL16, FULL32
 
 _EXTRA = Struct("<2H")
 _ALIGNMENT_EXTRA = int.from_bytes(b"FB", "little")
@@ -54,54 +54,34 @@ class ZipWriter:
         if local >= FULL32:
             wide += pack("<Q", local)
         if wide:
-            wide = _EXTRA.pack(records.ZIP64_EXTRA, len(wide)) + wide
-        unpadded = local + records.LOCAL.size + len(raw_name) + len(wide) + _EXTRA.size
+            wide = _EXTRA.pack(zips.ZIP64_EXTRA, len(wide)) + wide
+        unpadded = local + zips.LOCAL.size + len(raw_name) + len(wide) + _EXTRA.size
         padding = -unpadded % self._alignment
         extra = wide + _EXTRA.pack(_ALIGNMENT_EXTRA, padding) + b"Z" * padding
         # The sizes are known only after a stream has been written, and so come in a descriptor behind it.
-        flags = records.UTF8 | (records.DESCRIPTOR_FOLLOWS if size else 0)
-        self._file.write(
-            records.LOCAL.pack(records.LOCAL_SIGNATURE, 0, flags, 0, 0, 0, 0, 0, 0, len(raw_name), len(extra))
-        )
+        flags = zips.UTF8 | (zips.DESCRIPTOR_FOLLOWS if size else 0)
+        self._file.write(zips.LOCAL.pack(zips.LOCAL_SIGNATURE, 0, flags, 0, 0, 0, 0, 0, 0, len(raw_name), len(extra)))
         self._file.write(raw_name + extra)
         crc = 0
         for piece in content:
             self._file.write(piece)
             crc = zlib.crc32(piece, crc)
         if size:
-            descriptor = records.DESCRIPTOR64 if wide else records.DESCRIPTOR
-            self._file.write(descriptor.pack(records.DESCRIPTOR_SIGNATURE, crc, size, size))
-        narrow_size = min(size, FULL32)
-        self._directory += (
-            records.CENTRAL.pack(
-                records.CENTRAL_SIGNATURE,
-                0,
-                0,
-                flags,
-                0,
-                0,
-                0,
-                crc,
-                narrow_size,
-                narrow_size,
-                len(raw_name),
-                len(wide),
-                0,
-                0,
-                0,
-                0,
-                min(local, FULL32),
-            )
-            + raw_name
-            + wide
+            descriptor = zips.DESCRIPTOR64 if wide else zips.DESCRIPTOR
+            self._file.write(descriptor.pack(zips.DESCRIPTOR_SIGNATURE, crc, size, size))
+        narrow = min(size, FULL32)
+        sizes = (crc, narrow, narrow, len(raw_name), len(wide))
+        self._directory += zips.CENTRAL.pack(
+            zips.CENTRAL_SIGNATURE, 0, 0, flags, 0, 0, 0, *sizes, 0, 0, 0, 0, min(local, FULL32)
         )
+        self._directory += raw_name + wide
         self._count += 1
         return crc
 
     def _write_directory(self) -> None:
         start, size, count = self._file.tell(), len(self._directory), self._count
         self._file.write(self._directory)
-        self._file.write(records.END64.pack(records.END64_SIGNATURE, 44, 0x031E, 45, 0, 0, count, count, size, start))
-        self._file.write(records.END64_LOCATOR.pack(records.END64_LOCATOR_SIGNATURE, 0, start + size, 1))
+        self._file.write(zips.END64.pack(zips.END64_SIGNATURE, 44, 0x031E, 45, 0, 0, count, count, size, start))
+        self._file.write(zips.END64_LOCATOR.pack(zips.END64_LOCATOR_SIGNATURE, 0, start + size, 1))
         count, size, start = min(count, FULL16), min(size, FULL32), min(start, FULL32)
-        self._file.write(records.END.pack(records.END_SIGNATURE, 0, 0, count, count, size, start, 0))
+        self._file.write(zips.END.pack(zips.END_SIGNATURE, 0, 0, count, count, size, start, 0))
