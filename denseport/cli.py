@@ -73,7 +73,7 @@ def _click_option(option: Option) -> Callable[[Command], Command]:
 def cli() -> None:
     """Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same.
 
-    Exit status: 0 done; 1 tensors or outputs differ; 2 unusable input or options.
+    Exit status: 0 done, 1 tensors or outputs differ, 2 unusable input or options.
     """
 
 
@@ -82,7 +82,7 @@ def cli() -> None:
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path), required=False)
 def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
-    """Convert the weights in SRC to DST, and check that both frameworks compute the same with them.
+    """Convert a file of weights, and check that both frameworks agree.
 
     SRC is a file, or the name of a preset, which is downloaded where it is not in the cache.
     Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
@@ -115,7 +115,7 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
 @click.argument("src", metavar="SRC_DIR|MANIFEST")
 @click.argument("dst", metavar="DST_DIR")
 def migrate(as_json: bool, **options: Any) -> None:
-    """Convert many files, each on its own, and go on where an earlier run has ended.
+    """Convert many files, and resume where an earlier run has ended.
 
     SRC_DIR is a folder, whose weight files are converted to the format of --to; MANIFEST a .toml or .csv file with a
     source, a target and options for each file. Both, and DST_DIR, may be URLs. What became of each file is written to
@@ -135,7 +135,7 @@ def migrate(as_json: bool, **options: Any) -> None:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
-    """Run A and B, each in a framework of its own, and compare their outputs."""
+    """Run two files, each in its own framework, and compare outputs."""
     from denseport.parity import verify as run
 
     _check_page(page)
@@ -154,7 +154,7 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 @takes(Inspecting, Printing)
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
-    """Say what FILE holds, and whether it can be converted."""
+    """Say what a file holds, and whether it can be converted."""
     from denseport.inspection import inspect as run
 
     _print(run(file, layout=layout).to_dict(), as_json, text.inspection)
@@ -165,7 +165,7 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 def diff(as_json: bool, a: Path, b: Path) -> None:
-    """Compare A and B tensor by tensor, across formats and layouts."""
+    """Compare two files tensor by tensor, across formats and layouts."""
     from denseport.difference import diff as run
 
     difference = run(a, b)
@@ -178,7 +178,7 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
 @takes(Printing)
 @click.pass_context
 def layouts(context: click.Context, as_json: bool) -> None:
-    """List the layouts that are known; show one, or derive one from a file."""
+    """List the known layouts, show one, or derive one from a file."""
     from denseport.layouts import known_layouts
 
     if context.invoked_subcommand:
@@ -193,7 +193,7 @@ def layouts(context: click.Context, as_json: bool) -> None:
 @layouts.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print the layout NAME as a TOML file, a start for one of your own."""
+    """Print a layout as a TOML file, a start for one of your own."""
     from denseport.layouts import find_layout, known_text
 
     layout = find_layout(name)
@@ -204,7 +204,7 @@ def show(name: str) -> None:
 @takes(Deriving)
 @click.argument("file", type=click.Path(path_type=Path))
 def derive(file: Path, output: Path | None, force: bool) -> None:
-    """Write a layout for FILE, a DenseNet whose names no known layout has."""
+    """Write a layout for a DenseNet whose names no known layout has."""
     from denseport.inspection import derive as run
 
     derived = run(file)
@@ -220,7 +220,7 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 @cli.command()
 @takes(Printing)
 def presets(as_json: bool) -> None:
-    """List the published weights that are known, with what was published and what is computed of them."""
+    """List published weights: size, cost, accuracy and licence."""
     from denseport.presets import known
     from denseport.presets.listing import lines
 
@@ -232,7 +232,7 @@ def presets(as_json: bool) -> None:
 @takes(Printing)
 @click.argument("preset")
 def pull(as_json: bool, preset: str) -> None:
-    """Download the weights of PRESET into the cache, check them, and print where they are."""
+    """Download a preset's weights into the cache, and check them."""
     from denseport.presets import find
     from denseport.presets import pull as run
 
@@ -250,9 +250,9 @@ def pull(as_json: bool, preset: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
 def predict(as_json: bool, **options: Any) -> None:
-    """Print the most probable classes of IMAGES: pictures, folders of them, or npz files.
+    """Print the most probable classes of images.
 
-    FILE holds the weights, or is the name of a preset.
+    FILE holds the weights, or is the name of a preset. IMAGES are pictures, folders of them, or npz files.
     """
     from denseport.prediction import lines
     from denseport.prediction import predict as run

@@ -126,7 +126,7 @@ class Comparing(TypedDict, total=False):
         str | Path | None,
         Option(
             None,
-            "Images to compare on: npz with `images` (N, H, W, C) and perhaps `labels` (N,); an image; or a folder.",
+            "Images to compare on: an image, a folder, or npz with `images` (N, H, W, C) and perhaps `labels` (N,).",
             "noise of three sizes",
             metavar="FILE|FOLDER",
             file_suffix="",
@@ -140,15 +140,17 @@ class Comparing(TypedDict, total=False):
         Sequence[str],
         Option(
             (),
-            "Let that library's own model load and run its file, in place of the twin.",
+            "Let that library's own model load and run its file, in place of denseport's.",
             choices=tuple(LIBRARIES),
             verifies=True,
         ),
     ]
-    keras_backend: Annotated[str | None, Option(None, "What Keras runs on.", "KERAS_BACKEND, or tensorflow", BACKENDS)]
-    allow_tf32: Annotated[bool, Option(False, "Let a GPU round to TF32 on its way.")]
+    keras_backend: Annotated[
+        str | None, Option(None, "The backend of Keras.", "KERAS_BACKEND, or tensorflow", BACKENDS)
+    ]
+    allow_tf32: Annotated[bool, Option(False, "Let a GPU compute in TF32.")]
     train_steps: Annotated[
-        int, Option(0, "Compare N steps of training too.", least=0, most=1000, metavar="N", verifies=True)
+        int, Option(0, "Compare N steps of training as well.", least=0, most=1000, metavar="N", verifies=True)
     ]
 
 
@@ -159,19 +161,19 @@ class Writing(TypedDict, total=False):
     to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
     from_layout: Annotated[str | Path | None, _layout("SRC")]
     to_layout: Annotated[str | Path | None, _layout("DST", "torchvision, or keras-applications for h5")]
-    head: Annotated[Head, Option("keep", "Keep the classifier, or leave it out.")]
+    head: Annotated[Head, Option("keep", "Keep the classifier, or drop it.")]
     classes: Annotated[
         int | None,
         Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=1_000_000, metavar="N"),
     ]
     allow_trait_mismatch: Annotated[
-        bool, Option(False, "Go on where the target layout computes something else with the same weights.")
+        bool, Option(False, "Convert even where the target layout computes something else with the same weights.")
     ]
     compensate_epsilon: Annotated[
         bool, Option(False, "Where epsilons differ, move the difference into the running variances.")
     ]
-    allow_nonfinite: Annotated[bool, Option(False, "Convert weights that are NaN or Inf, too.")]
-    dtype: Annotated[Dtype, Option("keep", "Keep the dtype, or round every tensor to another.")]
+    allow_nonfinite: Annotated[bool, Option(False, "Accept NaN, Inf and negative running variances.")]
+    dtype: Annotated[Dtype, Option("keep", "Keep the dtype, or round every tensor to this one.")]
     verify: Annotated[
         bool, Option(True, "Run both frameworks and compare their outputs.", spelling="--verify/--no-verify")
     ]
@@ -198,7 +200,7 @@ class Predicting(Inspecting, total=False):
     """What `denseport.predict` takes."""
 
     framework: Annotated[Framework, Option("torch", "What runs the net.")]
-    top: Annotated[int, Option(5, "How many classes of each image.", least=1, metavar="N")]
+    top: Annotated[int, Option(5, "How many classes to print of each image.", least=1, metavar="N")]
     preprocess: Annotated[
         str | Preprocessing | None, _preprocessing("pictures as the preset, the metadata or the layout says")
     ]
@@ -225,9 +227,10 @@ class Migrating(Converting, total=False):
     """What `denseport.migrate` takes."""
 
     force: Annotated[bool, Option(False, "Replace targets that no migration has written, or that were changed since.")]
-    jobs: Annotated[int, Option(1, "How many files at a time.", least=1, metavar="N")]
+    jobs: Annotated[int, Option(1, "How many files to convert at a time.", least=1, metavar="N")]
     scheduler: Annotated[
-        str | None, Option(None, "Let a Dask cluster do it, such as tcp://host:8786.", metavar="ADDRESS")
+        str | None,
+        Option(None, "Let the Dask cluster at this address do it, such as tcp://host:8786.", metavar="ADDRESS"),
     ]
 
 
@@ -245,7 +248,9 @@ class Showing(TypedDict, total=False):
     page: Annotated[
         Path | None, Option(None, "Write the findings to an HTML page.", metavar="FILE", spelling="--report")
     ]
-    verbose: Annotated[bool, Option(False, "Show every tap along the net.", spelling="-v --verbose")]
+    verbose: Annotated[
+        bool, Option(False, "Show how far apart the activations are, layer by layer.", spelling="-v --verbose")
+    ]
 
 
 class Printing(TypedDict, total=False):
