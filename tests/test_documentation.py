@@ -1,0 +1,36 @@
+"""The documentation says what the command line says: each command, each option, its default and its choices."""
+
+from __future__ import annotations
+
+import re
+
+import click
+from documentation import REFERENCE, commands, reference
+
+from denseport.cli import cli
+
+
+def test_the_reference_is_what_the_command_line_says() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), "run python -m tests.documentation"
+
+
+def test_the_reference_has_every_option_of_help() -> None:
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", reference(), re.MULTILINE | re.DOTALL))
+    for context in commands():
+        shown = set(re.findall(r"--[a-z0-9-]+", context.get_help().partition("Options:")[2].partition("Commands:")[0]))
+        found = set(
+            re.findall(r"--[a-z0-9-]+", "\n".join(re.findall(r"^\| `.*", sections[context.command_path], re.M)))
+        )
+        assert shown - {"--help"} == found, context.command_path
+
+
+def test_summaries_are_whole_sentences_at_80_columns() -> None:
+    groups = [command for command in [cli, *cli.commands.values()] if isinstance(command, click.Group)]
+    assert len(groups) == 2
+    for group in groups:
+        text = group.get_help(click.Context(group, info_name="denseport", terminal_width=80))
+        lines = text.partition("Commands:\n")[2].splitlines()
+        assert len(lines) == len(group.commands), "a summary takes more than one line"
+        for line in lines:
+            assert len(line) <= 80
+            assert re.fullmatch(r"  [a-z]+ +[A-Z][^.]*[a-z]\.", line), line
