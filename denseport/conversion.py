@@ -16,8 +16,8 @@ from denseport.atomic import confirm
 from denseport.checkpoint import dtype_of
 from denseport.errors import FormatError, UsageError, listed
 from denseport.load import opened, sha256
-from denseport.net.architecture import parameters
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import parameters
 from denseport.options import Converting, Dtype, Head, among, needing_verify, valid
 from denseport.planning import replacing_target, target_layout, target_metadata, target_path
 from denseport.preprocessing import find_preprocessing

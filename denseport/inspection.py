@@ -10,8 +10,8 @@ from typing import Any
 
 from denseport import formats, layouts
 from denseport.errors import LayoutError
-from denseport.net.architecture import parameters
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import parameters
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.net.architecture import shapes
 from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.graph import shapes
 
 CIFAR = {"stem_kernel": 3, "stem_norm": False, "stem_stride": 1, "stem_pool": "none"}
 IMAGENET_LAYOUTS = (

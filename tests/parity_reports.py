@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from denseport.net.architecture import shapes, taps
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import shapes, taps
 from denseport.parity.report import (
     Comparison,
     Correspondence,

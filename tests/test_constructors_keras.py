@@ -15,8 +15,8 @@ import denseport
 from denseport.errors import UsageError
 from denseport.layouts import find_layout
 from denseport.net import configurations
-from denseport.net.architecture import layers, parameters
 from denseport.net.config import VARIANTS, DenseNetConfig, Traits
+from denseport.net.graph import layers, parameters
 
 Script = Callable[..., Any]
 FLOAT32 = 1e-5

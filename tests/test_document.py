@@ -19,7 +19,7 @@ import pytest
 from parity_reports import CONFIG, TAPS, broken, good, run
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-from denseport.net.architecture import shapes
+from denseport.net.graph import shapes
 from denseport.page import page
 from denseport.parity.report import ParityReport, Tap, TrainedTensor, TrainingReport
 

@@ -25,8 +25,8 @@ from densenets import SMALL, canonical_weights
 from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.layouts import Weights, find_layout, from_canonical
-from denseport.net.architecture import shapes
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import shapes
 
 PLAIN = SMALL["four blocks"][0]
 MEBIBYTE = 1 << 20

@@ -88,7 +88,7 @@ def spelled_names(config: DenseNetConfig) -> list[str]:
 
 
 def canonical_shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:
-    from denseport.net.architecture import shapes
+    from denseport.net.graph import shapes
 
     return shapes(config)
 

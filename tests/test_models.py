@@ -15,8 +15,8 @@ from densenets import canonical_weights
 
 from denseport.errors import LayoutError
 from denseport.models import require_fit
-from denseport.net.architecture import layers
 from denseport.net.config import VARIANTS, DenseNetConfig, Traits
+from denseport.net.graph import IMAGES, graph, layers, sizes
 
 PLAIN = DenseNetConfig.bc(4, (2, 3, 2), 8, num_classes=5)
 DEEP = PLAIN.replace(stem_widths=(4, 6, 8), stem_kernel=3)
@@ -177,9 +177,13 @@ def test_every_layer_computes_the_same_in_both_twins(
 ) -> None:
     running = torch_process.submit(torch_outputs, config), keras_process.submit(keras_outputs, config)
     with_weights = [layer.name for layer in layers(config)]
+    widths = {node.name: node.width for node in graph(config) if node.name != IMAGES}
     for size, ours, theirs in zip(SIZES[config.dimensions], *(future.result() for future in running), strict=True):
         assert [name for name in theirs if name in with_weights] == with_weights
         assert ours.keys() >= theirs.keys()
+        assert theirs.keys() - {"stem.pool.1"} == widths.keys()  # but for the first half of a blur pool
+        positions = sizes(config, size)
+        assert {name: theirs[name].shape for name in widths} == {n: (2, *positions[n], widths[n]) for n in widths}
         assert theirs[list(theirs)[-1]].shape == (2, config.num_classes or config.features)
         for name, value in theirs.items():
             assert value.dtype == ours[name].dtype == np.float64, (size, name)

@@ -24,8 +24,8 @@ from test_models import (
 )
 
 from denseport.errors import LayoutError, UsageError
-from denseport.net.architecture import PARAMETERS, layers
 from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.net.graph import PARAMETERS, layers
 
 KERAS_APPLICATIONS = (
     (r"^stem\.conv/", "conv1_conv/"),

@@ -12,8 +12,8 @@ import pytest
 from test_models import CONFIGS, DEEP, PLAIN, SIZES, apart, as_mapped, images, process_of_its_own, weights
 
 from denseport.errors import LayoutError
-from denseport.net.architecture import shapes
 from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.net.graph import shapes
 
 TORCHVISION = (
     (r"^stem\.(conv|norm)\.", r"features.\g<1>0."),

@@ -11,8 +11,8 @@ import pytest
 
 from denseport import presets
 from denseport.errors import UsageError
-from denseport.net.complexity import multiply_adds
 from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.net.graph import multiply_adds
 from denseport.preprocessing import Preprocessing
 from denseport.presets import Preset
 from denseport.presets.listing import lines

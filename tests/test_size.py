@@ -18,8 +18,8 @@ import pytest
 
 from denseport import checkpoint, layouts
 from denseport.checkpoint import Tensor, pieces
-from denseport.net.architecture import shapes
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = ("pth", "h5", "weights.h5", "safetensors")

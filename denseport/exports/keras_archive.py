@@ -20,7 +20,6 @@ from denseport import layouts
 from denseport.formats.keras import weights as keras3
 from denseport.formats.keras.archive import CONFIG, METADATA, WEIGHTS
 from denseport.layouts.frameworks import KERAS
-from denseport.net.architecture import stem_names
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
 
@@ -112,7 +111,7 @@ class Graph:
         shape = [None, *self._spatial_shape(), config.in_channels]
         x = self._add("InputLayer", IMAGES, config.in_channels, {"batch_shape": shape, "dtype": "float32"})
         stride = config.traits.stem_stride
-        for n, width in zip(stem_names(config), config.stem_widths, strict=True):
+        for n, width in zip(config.stem_numbers, config.stem_widths, strict=True):
             x, padding = self._pad(x, f"stem.pad{n}", config.stem_kernel)
             x = self._conv(x, f"stem.conv{n}", width, config.stem_kernel, stride, padding)
             if config.stem_norm:

@@ -16,8 +16,8 @@ from denseport.exports.pixels import USUAL_SIDE, fault, unit_statistics
 from denseport.formats import folder
 from denseport.formats.keras import weights as keras3
 from denseport.layouts.frameworks import KERAS
-from denseport.net.architecture import parameters
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import parameters
 from denseport.preprocessing import Preprocessing
 
 FILES = (

@@ -17,7 +17,7 @@ from denseport.layouts.detect import without_prefixes
 from denseport.layouts.frameworks import KERAS, TORCH, Framework
 from denseport.layouts.match import Detection, match
 from denseport.layouts.parse import LAYERS, parse
-from denseport.net.architecture import Kind
+from denseport.net.graph import Kind
 
 # Of the numbers in a name, a block's and a layer's are among the first; each pair of them is tried on every name.
 MAX_NUMBERS = 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from denseport.net.architecture import PARAMETERS, Kind
+from denseport.net.graph import PARAMETERS, Kind
 
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 CANONICAL_AXES: Mapping[Kind, str] = MappingProxyType({"conv": "OI*", "dense": "OI"})
@@ -27,7 +27,7 @@ class Framework:
         name: `torch`, `keras` or `theano`, which is Keras on Theano with channels first.
         runs_in: The framework of today that computes with such weights, `torch` or `keras`.
         separator: Between a layer's name and its parameter's.
-        parameters: For each kind of layer, its own parameter names in the order of `architecture.PARAMETERS`.
+        parameters: For each kind of layer, its own parameter names in the order of `graph.PARAMETERS`.
         axes: The axis letters of a kernel for each kind that has one; `*` stands for the spatial axes.
         flattened: The order in which positions (`*`) and channels (`C`) are flattened before a dense layer.
         counter: The name of a normalisation's step counter, which takes no part in inference, or "".

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from denseport.errors import LayoutError
-from denseport.net.architecture import Kind, kind
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import Kind, kind
 
 Shape = tuple[int, ...]
 LAYER = re.compile(r"block(\d+)\.layer(\d+)\.")
@@ -23,7 +23,7 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     """The configuration that canonical names and shapes come from, with default traits.
 
     Where tensors disagree, the value that most of them have is taken, so that comparing with
-    `architecture.shapes` afterwards names the few that are wrong. `architecture` holds what the layout knows;
+    `graph.shapes` afterwards names the few that are wrong. `architecture` holds what the layout knows;
     it overrides what presence would suggest, so that a tensor the layout must have is missed and not explained away.
 
     Raises:

@@ -14,8 +14,8 @@ from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.order import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout, Spelling
-from denseport.net.architecture import CLASSIFIER, kind, layers, shapes
 from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.graph import CLASSIFIER, kind, layers, shapes
 
 SCALE = ".scale"
 

@@ -14,8 +14,8 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.frameworks import Framework, Groups
 from denseport.layouts.inference import RANKS
-from denseport.net.architecture import Kind, layers
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import Kind, layers
 
 # What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
 CLASSES: Mapping[Kind, tuple[str, ...]] = {

@@ -10,8 +10,8 @@ from typing import Any
 from denseport.errors import LayoutError
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.template import Template, canonical_template, outline
-from denseport.net.architecture import Kind, kind, layers
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import Kind, kind, layers
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
 EPSILON_ROUNDING = 2e-8

@@ -17,8 +17,8 @@ from denseport.layouts.frameworks import Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout, Numbering
-from denseport.net.architecture import CLASSIFIER, Kind, kind, layers
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import CLASSIFIER, Kind, kind, layers
 from denseport.net.weights import Weights
 
 COUNTERS = "num_batches_tracked"

@@ -143,6 +143,12 @@ class DenseNetConfig:
         return len(self.block_config)
 
     @property
+    def stem_numbers(self) -> tuple[str, ...]:
+        """What follows `stem.conv` and `stem.norm`: nothing for the paper's stem, 1, 2, 3 for a deep one."""
+        count = len(self.stem_widths)
+        return ("",) if count == 1 else tuple(map(str, range(1, count + 1)))
+
+    @property
     def bn_size(self) -> int | None:
         """The bottleneck's width in growth rates, or None where it is no whole number of them."""
         if self.bottleneck_width is None or self.bottleneck_width % self.growth_rate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from denseport.checkpoint import Tensor
 from denseport.errors import UsageError
-from denseport.net.architecture import CLASSIFIER, PARAMETERS, kind, shapes
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import CLASSIFIER, channels, layers, shapes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Weights:
 
     Attributes:
         config: The architecture; its traits are those under which the weights mean what they do.
-        tensors: Every tensor of `architecture.shapes(config)`.
+        tensors: Every tensor of `graph.shapes(config)`.
         counters: Step counters, () int64, by canonical normalisation, as far as the source has them.
     """
 
@@ -60,12 +61,14 @@ class Weights:
         if order == self.config.traits.concatenation:
             return self
         tensors = dict(self.tensors)
-        for layer, to_new_first in new_first_channels(self.config):
+        for layer in layers(self.config):
+            to_new_first = new_first_order(self.config, layer.inputs[0])
+            if to_new_first is None:
+                continue
             index = to_new_first if order == "new-first" else np.argsort(to_new_first)
-            is_norm = kind(layer) == "norm"
-            for name in (f"{layer}.{parameter}" for parameter in (PARAMETERS["norm"] if is_norm else ("weight",))):
-                if name in tensors:
-                    tensors[name] = _permuted(tensors[name], index, axis=0 if is_norm else 1)
+            is_norm = layer.kind == "norm"
+            for name in (f"{layer.name}.{parameter}" for parameter in (layer.shapes if is_norm else ("weight",))):
+                tensors[name] = _permuted(tensors[name], index, axis=0 if is_norm else 1)
         return replace(self, config=self.config.replace(concatenation=order), tensors=tensors)
 
     def with_epsilon(self, epsilon: float) -> Weights:
@@ -81,25 +84,13 @@ class Weights:
         return replace(self, config=self.config.replace(epsilon=epsilon), tensors=tensors)
 
 
-def new_first_channels(config: DenseNetConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Each layer that sees concatenated channels, with the index that takes them from `old-first` to `new-first`."""
-    for layer, parts in _inputs(config):
-        yield layer, np.concatenate([np.arange(start, stop) for start, stop in reversed(parts)])
-
-
-def _inputs(config: DenseNetConfig) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Each layer that sees concatenated channels, with the range of each part, the block's own input first."""
-    entered = config.stem_widths[-1]
-    for b, count in enumerate(config.block_config, 1):
-        parts = [(0, entered)]
-        for n in range(1, count + 1):
-            for layer in ("norm1", "conv1"):
-                yield f"block{b}.layer{n}.{layer}", list(parts)
-            parts.append((parts[-1][1], parts[-1][1] + config.growth_rate))
-        behind = (f"transition{b}.norm", f"transition{b}.conv") if b < config.blocks else ("head.norm", CLASSIFIER)
-        for layer in behind:
-            yield layer, parts
-        entered = config.transition_widths[b - 1] if b < config.blocks else 0
+def new_first_order(config: DenseNetConfig, node: str) -> np.ndarray | None:
+    """The index that takes a node's channels from `old-first` to `new-first`; None where one layer made them all."""
+    old, new = (channels(config.replace(concatenation=order))[node] for order in ("old-first", "new-first"))
+    if len(old) == 1:
+        return None
+    starts = dict(zip((maker for maker, _ in old), itertools.accumulate((n for _, n in old), initial=0), strict=False))
+    return np.concatenate([np.arange(starts[maker], starts[maker] + count) for maker, count in new])
 
 
 def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:

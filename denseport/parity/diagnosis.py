@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from denseport.net.architecture import feeding
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import feeding
 from denseport.parity.report import Divergence, FeedingTensor, Tap
 from denseport.parity.sides import Stored
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from denseport.net.architecture import taps
 from denseport.net.config import DenseNetConfig
-from denseport.net.weights import new_first_channels
+from denseport.net.graph import taps
+from denseport.net.weights import new_first_order
 from denseport.parity.comparison import relative_error
 from denseport.parity.report import Tap, TrainedTensor, TrainingReport
 from denseport.running.request import OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Request
@@ -54,7 +54,8 @@ def tap_errors(requests: Sequence[Request], configs: Sequence[DenseNetConfig]) -
 def activations(source: Mapping[str, np.ndarray], tap: str, config: DenseNetConfig) -> list[np.ndarray]:
     """What one side saw at a tap, (N, *spatial, C) for each image array, channels as nets have them that append."""
     found = [source[name] for name in source if name.rpartition("/")[0] == tap]
-    order = dict(new_first_channels(config)).get(tap) if config.traits.concatenation == "new-first" else None
+    layer = taps(config).get(tap)
+    order = new_first_order(config, layer) if layer and config.traits.concatenation == "new-first" else None
     return found if order is None else [array.take(np.argsort(order), -1) for array in found]
 
 

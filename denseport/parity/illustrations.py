@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from denseport.net.architecture import feeding
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import feeding
 from denseport.parity.comparison import predictions
 from denseport.parity.findings import activations, outputs
 from denseport.parity.report import Correspondence, Divergence, Histogram, Illustrations, Tap

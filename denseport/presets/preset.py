@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from denseport.errors import UsageError
-from denseport.net.architecture import layers, parameters
-from denseport.net.complexity import multiply_adds
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import multiply_adds, parameters, statistics
 from denseport.preprocessing import Preprocessing
 
 IMAGENET = "imagenet-1k"
@@ -73,8 +72,7 @@ class Preset:
     @property
     def statistics(self) -> int:
         """How many running means and variances the architecture has."""
-        norms = [layer.shapes for layer in layers(self.config) if layer.kind == "norm"]
-        return sum(shapes["running_mean"][0] + shapes["running_var"][0] for shapes in norms)
+        return statistics(self.config)
 
     @property
     def multiply_adds(self) -> int:

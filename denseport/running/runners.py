@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from denseport.errors import UsageError
-from denseport.net.architecture import taps
 from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.graph import taps
 from denseport.running.libraries import LIBRARIES
 from denseport.running.request import Pass, Training
 from denseport.running.training import Trained, train_keras, train_torch
@@ -39,7 +39,7 @@ class Runner(Protocol):
     def load(self, each: Pass, device: str) -> Predict:
         """A function from images (N, *spatial, C), and whether to look inside, to outputs (N, C) and activations.
 
-        Activations are (N, *spatial, C) by `architecture.taps`; a library's own model gives none.
+        Activations are (N, *spatial, C) by `graph.taps`; a library's own model gives none.
 
         Raises:
             UsageError: The framework cannot use the device.

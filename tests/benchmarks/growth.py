@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from denseport.net.architecture import shapes
-from denseport.net.complexity import multiply_adds
 from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.net.graph import multiply_adds, shapes
 
 from . import preparation
 from .measure import Command, in_turn

@@ -9,8 +9,8 @@ import keras
 from denseport import formats, layouts
 from denseport.layouts.frameworks import KERAS
 from denseport.models.keras.twin import fill
-from denseport.net import architecture
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import layers
 
 
 def fill_from_preset(model: keras.Model, config: DenseNetConfig, preset: str) -> None:
@@ -34,5 +34,5 @@ def fill_from_preset(model: keras.Model, config: DenseNetConfig, preset: str) ->
 
 def _by_canonical_name(model: keras.Model, config: DenseNetConfig) -> dict[str, Any]:
     """A net's layers that have weights: they stand in graph order, its own behind those that lead to its input."""
-    names = [layer.name for layer in architecture.layers(config)]
+    names = [layer.name for layer in layers(config)]
     return dict(zip(names, [layer for layer in model.layers if layer.weights][-len(names) :], strict=True))

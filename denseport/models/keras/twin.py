@@ -20,7 +20,6 @@ from denseport.errors import UsageError
 from denseport.models import require_fit
 from denseport.models.keras.style import TWIN, Style
 from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
-from denseport.net.architecture import stem_names
 from denseport.net.config import DenseNetConfig
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -33,7 +32,7 @@ def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:
     """A DenseNet: (N, *spatial, C) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
 
     The layers that have weights, and the order in which `model.layers` has them, are those of
-    `denseport.net.architecture.layers(config)`. Spatial sizes are free.
+    `denseport.net.graph.layers(config)`. Spatial sizes are free.
 
     Args:
         config: The architecture.
@@ -67,7 +66,7 @@ def stem(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
     """
     stride = config.traits.stem_stride
-    for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
+    for n, outputs in zip(config.stem_numbers, config.stem_widths, strict=True):
         x, padding = pad(config, x, config.stem_kernel)
         x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, stride, padding, style)
         if config.stem_norm:

@@ -14,8 +14,8 @@ from denseport import formats, layouts
 from denseport.errors import LayoutError, UsageError
 from denseport.models.pytorch.densenet import DenseNet, as_tensor
 from denseport.models.pytorch.features import FeatureNet
-from denseport.net.architecture import CLASSIFIER
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import CLASSIFIER
 from denseport.net.names import find_config
 
 

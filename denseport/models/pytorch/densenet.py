@@ -21,7 +21,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from denseport.models import require_fit
-from denseport.net.architecture import stem_names
 from denseport.net.config import DenseNetConfig
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,7 +34,7 @@ REFLECTION = (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
 class DenseNet(nn.Sequential):
     """A DenseNet: (N, C, *spatial) images to (N, num_classes) logits, or to (N, features) where there is no classifier.
 
-    The names and shapes of its state dict are `denseport.net.architecture.shapes(config)`, and one
+    The names and shapes of its state dict are `denseport.net.graph.shapes(config)`, and one
     `num_batches_tracked` a normalisation.
 
     Args:
@@ -83,7 +82,7 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     """
     modules = nn.Sequential()
     width, stride = config.in_channels, config.traits.stem_stride
-    for n, outputs in zip(stem_names(config), config.stem_widths, strict=True):
+    for n, outputs in zip(config.stem_numbers, config.stem_widths, strict=True):
         before, padding = pad(config, config.stem_kernel, stride)
         modules.add_module(f"pad{n}", before)
         modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding))

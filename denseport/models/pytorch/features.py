@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from denseport.errors import UsageError
 from denseport.models.pytorch.densenet import DenseNet
-from denseport.net.architecture import stem_names
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import Node, graph, reduction
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,16 @@ class FeatureNet(DenseNet):
 
 def feature_maps(config: DenseNetConfig) -> list[FeatureMap]:
     """Every map that a net of this configuration can give."""
-    last = stem_names(config)[-1]
-    traits = config.traits
-    reduction, width = traits.stem_stride, config.stem_widths[-1]
-    maps = [FeatureMap(f"stem.relu{last}" if config.stem_norm else f"stem.conv{last}", width, reduction)]
-    reduction *= 1 if traits.stem_pool == "none" else 2
-    for b, count in enumerate(config.block_config, 1):
-        width += count * config.growth_rate
-        if b < config.blocks:
-            maps.append(FeatureMap(f"block{b}", width, reduction))
-            width, reduction = config.transition_widths[b - 1], reduction * 2
-    return [*maps, FeatureMap("head", width, reduction)]
+    ends: dict[str, Node] = {}
+    for node in graph(config):
+        stage = node.name.partition(".")[0]
+        if node.kind == "concatenation" or (stage == "stem" and "pool" not in node.kind):
+            ends[stage] = node
+    maps = [
+        FeatureMap(node.name if stage == "stem" else stage, node.width, reduction(config, node.name))
+        for stage, node in ends.items()
+    ]
+    return [*maps[:-1], replace(maps[-1], module="head")]
 
 
 def _counted(index: int, count: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from denseport.errors import UsageError
 from denseport.net.config import DenseNetConfig
+from denseport.net.graph import reduction, sizes
 
 # Two images of a size are made at once; a net that needs larger ones than this has more pools than any that is trained.
 MAX_NOISE_VALUES = 1 << 26
@@ -24,8 +25,8 @@ def noise_shapes(config: DenseNetConfig) -> tuple[tuple[int, ...], ...]:
     even = usual_size(config)
     if math.prod(even) * config.in_channels > MAX_NOISE_VALUES:
         raise UsageError(
-            f"a net of {config.in_channels} input channels that halves its map {_pools(config)} times needs images too "
-            "large for noise; give --inputs, or --no-verify"
+            f"images of {shown(even)} pixels and {config.in_channels} channels, that this net needs are too large for "
+            "noise; give --inputs, or --no-verify"
         )
     odd = tuple(side + 1 for side in even)
     shares = (0.75, 0.875, 0.75)  # of which the second becomes odd
@@ -62,19 +63,8 @@ def shown(size: tuple[int, ...]) -> str:
 
 
 def _takes(config: DenseNetConfig, size: tuple[int, ...]) -> bool:
-    reduced = tuple(_reduced(config, side) for side in size)
-    return reduced == config.head_shape if _flattened(config) else min(reduced) > 0
-
-
-def _reduced(config: DenseNetConfig, side: int) -> int:
-    """What the net makes of a side: the stem's windows round up, those of transitions down."""
-    for stride in (config.traits.stem_stride, *[1] * (len(config.stem_widths) - 1)):
-        # A kernel of an even side, padded by half of it on both sides, has one position more.
-        odd = config.traits.padding == "same" or config.stem_kernel % 2
-        side = (side - 1 if odd else side) // stride + 1
-    if config.traits.stem_pool != "none":
-        side = -(-side // 2)
-    return side >> config.blocks - 1
+    last_map = [positions for positions in sizes(config, size).values() if positions][-1]
+    return last_map == config.head_shape if _flattened(config) else min(last_map) > 0
 
 
 def _flattened(config: DenseNetConfig) -> bool:
@@ -83,8 +73,4 @@ def _flattened(config: DenseNetConfig) -> bool:
 
 def _least(config: DenseNetConfig) -> int:
     """The side of which one position is left in the map; beyond 2^40 it is of no use to say how much larger it is."""
-    return config.traits.stem_stride << min(_pools(config), 40)
-
-
-def _pools(config: DenseNetConfig) -> int:
-    return config.blocks - 1 + (config.traits.stem_pool != "none")
+    return min(reduction(config), 1 << 40)
