@@ -15,34 +15,30 @@ import click
 
 from denseport import terminal, text
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
-from denseport.options import (
-    Converting,
-    Deriving,
-    Inspecting,
-    Migrating,
-    Option,
-    Overwriting,
-    Predicting,
-    Printing,
-    Showing,
-    Verifying,
-    options_of,
-)
+from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
 from denseport.running.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport
 
+PATH: click.Path = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 UNHARMED = "no file was left half-written"
 
 
-def takes(*tables: type) -> Callable[[Command], Command]:
-    """Gives a command the options of these tables."""
+# Options that only the command line has.
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+force = click.option("--force", is_flag=True, help="Replace the target where it exists.")
+to_page = click.option("--report", "page", type=PATH, metavar="FILE", help="Write the findings to an HTML page.")
+verbosely = click.option("-v", "--verbose", is_flag=True, help="Show every activation that was compared.")
+
+
+def takes(table: type) -> Callable[[Command], Command]:
+    """Gives a command the options of a table."""
 
     def decorated(command: Command) -> Command:
-        for option in reversed([option for table in tables for option in options_of(table).values()]):
+        for option in reversed([*options_of(table).values()]):
             command = _click_option(option)(command)
         return command
 
@@ -51,20 +47,17 @@ def takes(*tables: type) -> Callable[[Command], Command]:
 
 def _click_option(option: Option) -> Callable[[Command], Command]:
     kind = option.types[0]
-    types: dict[type, Any] = {
-        int: click.IntRange(option.least, option.most),
-        float: click.FloatRange(option.least, option.most),
-        Path: click.Path(path_type=Path),
-    }
-    one = click.Choice(option.choices) if option.choices else types.get(kind, str)
+    ranges: dict[type, Any] = {int: click.IntRange, float: click.FloatRange}
+    number = kind in ranges and ranges[kind](option.least, option.most)
+    value = {"type": number or (click.Choice(option.choices) if option.choices else str), "multiple": kind is tuple}
     return click.option(
-        *option.spellings,
+        option.spelled,
         option.name,
         default=option.default,
         show_default=option.usual or option.default not in (None, ()),
         help=option.help,
         metavar=option.metavar,
-        **({"is_flag": True} if kind is bool else {"type": one, "multiple": kind is tuple}),
+        **({"is_flag": True} if kind is bool else value),
     )
 
 
@@ -78,9 +71,13 @@ def cli() -> None:
 
 
 @cli.command()
-@takes(Converting, Showing, Overwriting, Printing)
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path), required=False)
+@takes(Converting)
+@to_page
+@verbosely
+@force
+@as_json
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH, required=False)
 def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Convert a file of weights, and check that both frameworks agree.
 
@@ -111,7 +108,8 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
 
 
 @cli.command()
-@takes(Migrating, Printing)
+@takes(Migrating)
+@as_json
 @click.argument("src", metavar="SRC_DIR|MANIFEST")
 @click.argument("dst", metavar="DST_DIR")
 def migrate(as_json: bool, **options: Any) -> None:
@@ -131,9 +129,12 @@ def migrate(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@takes(Verifying, Showing, Printing)
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@takes(Verifying)
+@to_page
+@verbosely
+@as_json
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Run two files, each in its own framework, and compare outputs."""
     from denseport.parity import verify as run
@@ -151,8 +152,9 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 
 
 @cli.command()
-@takes(Inspecting, Printing)
-@click.argument("file", type=click.Path(path_type=Path))
+@takes(Inspecting)
+@as_json
+@click.argument("file", type=PATH)
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
     """Say what a file holds, and whether it can be converted."""
     from denseport.inspection import inspect as run
@@ -161,9 +163,9 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 
 
 @cli.command()
-@takes(Printing)
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@as_json
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 def diff(as_json: bool, a: Path, b: Path) -> None:
     """Compare two files tensor by tensor, across formats and layouts."""
     from denseport.difference import diff as run
@@ -175,7 +177,7 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
 
 
 @cli.group(invoke_without_command=True)
-@takes(Printing)
+@as_json
 @click.pass_context
 def layouts(context: click.Context, as_json: bool) -> None:
     """List the known layouts, show one, or derive one from a file."""
@@ -201,8 +203,9 @@ def show(name: str) -> None:
 
 
 @layouts.command()
-@takes(Deriving)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=PATH, metavar="FILE", show_default="stdout", help="Write the layout to this file.")
+@force
+@click.argument("file", type=PATH)
 def derive(file: Path, output: Path | None, force: bool) -> None:
     """Write a layout for a DenseNet whose names no known layout has."""
     from denseport.inspection import derive as run
@@ -218,7 +221,7 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 
 
 @cli.command()
-@takes(Printing)
+@as_json
 def presets(as_json: bool) -> None:
     """List published weights: size, cost, accuracy and licence."""
     from denseport.presets import known
@@ -229,7 +232,7 @@ def presets(as_json: bool) -> None:
 
 
 @cli.command()
-@takes(Printing)
+@as_json
 @click.argument("preset")
 def pull(as_json: bool, preset: str) -> None:
     """Download a preset's weights into the cache, and check them."""
@@ -246,9 +249,10 @@ def pull(as_json: bool, preset: str) -> None:
 
 
 @cli.command()
-@takes(Predicting, Printing)
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@takes(Predicting)
+@as_json
+@click.argument("file", type=PATH)
+@click.argument("images", type=PATH, nargs=-1, required=True)
 def predict(as_json: bool, **options: Any) -> None:
     """Print the most probable classes of images.
 

@@ -28,6 +28,7 @@ _TOLERANCES = f"{TOLERANCE:g}, with --exact {EXACT_TOLERANCE:g}"
 Dtype = Literal["keep", "float32", "float16", "bfloat16"]
 Framework = Literal["torch", "keras"]
 Head = Literal["keep", "drop"]
+LayoutOrFile = str | Path | None
 Table = TypeVar("Table", bound=Mapping[str, object])
 
 
@@ -42,7 +43,7 @@ class Option:
         choices: The texts that it can be; for a `Literal` they need not be given.
         pattern: What a text must match; `metavar` says it to people.
         least: The smallest number that it can be; `most` the largest, or None.
-        metavar: What help calls its value.
+        metavar: What help calls its value; for numbers it need not be given.
         spelling: What the command line calls it, where that is not its name with hyphens.
         file_suffix: What its value ends in where it names a file or folder; None where it never does.
         verifies: Whether it asks for something of the comparison of outputs, and means nothing without one.
@@ -65,23 +66,18 @@ class Option:
     types: tuple[type, ...] = ()
 
     @property
-    def spellings(self) -> tuple[str, ...]:
+    def spelled(self) -> str:
         """What the command line calls it."""
-        return tuple(self.spelling.split()) or (f"--{self.name.replace('_', '-')}",)
+        name = self.name.replace("_", "-")
+        return self.spelling or (f"--{name}/--no-{name}" if self.default is True else f"--{name}")
 
     @property
     def wanted(self) -> str:
         """What its values are, in words."""
-        kind = self.types[0]
         text = f"one of {', '.join(self.choices)}" if self.choices else self.metavar or "a text"
         bounds = f"of {self.least:,} or more" if self.most is None else f"from {self.least:,} to {self.most:,}"
-        words = {
-            bool: "true or false",
-            int: f"a whole number {bounds}",
-            float: f"a number {bounds}",
-            tuple: f"a list of names, each {text}",
-        }
-        return words.get(kind, text)
+        words = {bool: "true or false", int: f"a whole number {bounds}", float: f"a number {bounds}"}
+        return {tuple: f"a list of names, each {text}", **words}.get(self.types[0], text)
 
     def accepts(self, value: object) -> bool:
         """Whether it can have this value."""
@@ -117,10 +113,7 @@ class Comparing(TypedDict, total=False):
     """How the outputs of two files are compared."""
 
     device: Annotated[str, _device("Where both frameworks run; auto takes CUDA where both can use it.")]
-    tolerance: Annotated[
-        float | None,
-        Option(None, "Largest relative error that passes.", _TOLERANCES, least=0, most=1, metavar="NUMBER"),
-    ]
+    tolerance: Annotated[float | None, Option(None, "Largest relative error that passes.", _TOLERANCES, most=1)]
     exact: Annotated[bool, Option(False, "Compute in float64, where a right mapping agrees to 1e-13.", verifies=True)]
     inputs: Annotated[
         str | Path | None,
@@ -149,9 +142,7 @@ class Comparing(TypedDict, total=False):
         str | None, Option(None, "The backend of Keras.", "KERAS_BACKEND, or tensorflow", BACKENDS)
     ]
     allow_tf32: Annotated[bool, Option(False, "Let a GPU compute in TF32.")]
-    train_steps: Annotated[
-        int, Option(0, "Compare N steps of training as well.", least=0, most=1000, metavar="N", verifies=True)
-    ]
+    train_steps: Annotated[int, Option(0, "Compare N steps of training as well.", most=1000, verifies=True)]
 
 
 class Writing(TypedDict, total=False):
@@ -159,12 +150,11 @@ class Writing(TypedDict, total=False):
 
     from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
     to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
-    from_layout: Annotated[str | Path | None, _layout("SRC")]
-    to_layout: Annotated[str | Path | None, _layout("DST", "torchvision, or keras-applications for h5")]
+    from_layout: Annotated[LayoutOrFile, _layout("SRC")]
+    to_layout: Annotated[LayoutOrFile, _layout("DST", "torchvision, or keras-applications for h5")]
     head: Annotated[Head, Option("keep", "Keep the classifier, or drop it.")]
     classes: Annotated[
-        int | None,
-        Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=1_000_000, metavar="N"),
+        int | None, Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=10**6)
     ]
     allow_trait_mismatch: Annotated[
         bool, Option(False, "Convert even where the target layout computes something else with the same weights.")
@@ -174,9 +164,7 @@ class Writing(TypedDict, total=False):
     ]
     allow_nonfinite: Annotated[bool, Option(False, "Accept NaN, Inf and negative running variances.")]
     dtype: Annotated[Dtype, Option("keep", "Keep the dtype, or round every tensor to this one.")]
-    verify: Annotated[
-        bool, Option(True, "Run both frameworks and compare their outputs.", spelling="--verify/--no-verify")
-    ]
+    verify: Annotated[bool, Option(True, "Run both frameworks and compare their outputs.")]
 
 
 class Converting(Writing, Comparing, total=False):
@@ -186,21 +174,21 @@ class Converting(Writing, Comparing, total=False):
 class Verifying(Comparing, total=False):
     """What `denseport.verify` takes."""
 
-    layout_a: Annotated[str | Path | None, _layout("A")]
-    layout_b: Annotated[str | Path | None, _layout("B")]
+    layout_a: Annotated[LayoutOrFile, _layout("A")]
+    layout_b: Annotated[LayoutOrFile, _layout("B")]
 
 
 class Inspecting(TypedDict, total=False):
     """What `denseport.inspect` takes."""
 
-    layout: Annotated[str | Path | None, _layout("FILE")]
+    layout: Annotated[LayoutOrFile, _layout("FILE")]
 
 
 class Predicting(Inspecting, total=False):
     """What `denseport.predict` takes."""
 
     framework: Annotated[Framework, Option("torch", "What runs the net.")]
-    top: Annotated[int, Option(5, "How many classes to print of each image.", least=1, metavar="N")]
+    top: Annotated[int, Option(5, "How many classes to print of each image.", least=1)]
     preprocess: Annotated[
         str | Preprocessing | None, _preprocessing("pictures as the preset, the metadata or the layout says")
     ]
@@ -217,46 +205,14 @@ class Predicting(Inspecting, total=False):
     device: Annotated[str, _device("Where the net runs.")]
 
 
-class Overwriting(TypedDict, total=False):
-    """What may be lost."""
-
-    force: Annotated[bool, Option(False, "Replace the target where it exists.")]
-
-
 class Migrating(Converting, total=False):
     """What `denseport.migrate` takes."""
 
     force: Annotated[bool, Option(False, "Replace targets that no migration has written, or that were changed since.")]
-    jobs: Annotated[int, Option(1, "How many files to convert at a time.", least=1, metavar="N")]
+    jobs: Annotated[int, Option(1, "How many files to convert at a time.", least=1)]
     scheduler: Annotated[
-        str | None,
-        Option(None, "Let the Dask cluster at this address do it, such as tcp://host:8786.", metavar="ADDRESS"),
+        str | None, Option(None, "Let a Dask cluster do it, such as tcp://host:8786.", metavar="ADDRESS")
     ]
-
-
-class Deriving(Overwriting, total=False):
-    """What `denseport layouts derive` takes."""
-
-    output: Annotated[
-        Path | None, Option(None, "Write the layout there.", "stdout", metavar="FILE", spelling="-o --output")
-    ]
-
-
-class Showing(TypedDict, total=False):
-    """How the command line shows a parity check."""
-
-    page: Annotated[
-        Path | None, Option(None, "Write the findings to an HTML page.", metavar="FILE", spelling="--report")
-    ]
-    verbose: Annotated[
-        bool, Option(False, "Show how far apart the activations are, layer by layer.", spelling="-v --verbose")
-    ]
-
-
-class Printing(TypedDict, total=False):
-    """How the command line prints any result."""
-
-    as_json: Annotated[bool, Option(False, "Print one JSON object instead of text.", spelling="--json")]
 
 
 @cache
@@ -268,7 +224,8 @@ def options_of(table: type) -> Mapping[str, Option]:
         members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         choices = get_args(hint) if get_origin(hint) is Literal else option.choices
         types = tuple({Literal: str, Sequence: tuple}.get(get_origin(member), member) for member in members)
-        found[name] = dataclasses.replace(option, name=name, types=types, choices=choices)
+        metavar = option.metavar or {int: "N", float: "NUMBER"}.get(types[0])
+        found[name] = dataclasses.replace(option, name=name, types=types, choices=choices, metavar=metavar)
     return MappingProxyType(found)
 
 

@@ -49,14 +49,15 @@ def _section(context: click.Context) -> str:
         "",
     ]
     if options := [option for option in context.command.params if isinstance(option, click.Option)]:
-        lines += ["| option | in Python | |", "|---|---|---|", *map(_row, options), ""]
+        lines += ["| option | in Python | |", "|---|---|---|", *(_row(option, context) for option in options), ""]
     return "\n".join(lines)
 
 
-def _row(option: click.Option) -> str:
+def _row(option: click.Option, context: click.Context) -> str:
     kind = option.type
     values = option.metavar or ("|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else "")
     spelled = ", ".join(option.opts) + "".join(f" / {name}" for name in option.secondary_opts)
+    in_python = option.name in IN_PYTHON and context.parent is not None and context.parent.command is cli
     meaning = [option.help or ""]
     if isinstance(kind, click.IntRange | click.FloatRange):
         meaning.append(f"{kind.min} or more." if kind.max is None else f"{kind.min} to {kind.max:,}.")
@@ -65,7 +66,7 @@ def _row(option: click.Option) -> str:
     if option.show_default and (not option.is_flag or option.default):
         default = option.opts[0] if option.is_flag else option.default
         meaning.append(f"Default: {option.show_default if isinstance(option.show_default, str) else default}.")
-    cells = f"`{spelled} {values}".rstrip() + "`", f"`{option.name}`" * (option.name in IN_PYTHON), " ".join(meaning)
+    cells = f"`{spelled} {values}".rstrip() + "`", f"`{option.name}`" * in_python, " ".join(meaning)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

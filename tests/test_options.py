@@ -112,4 +112,4 @@ def test_the_command_line_has_every_option_with_its_default() -> None:
         for option in options_of(table).values():
             parameter = parameters[option.name]
             assert parameter.default == option.default
-            assert set(option.spellings[0].split("/")) <= {*parameter.opts, *parameter.secondary_opts}
+            assert set(option.spelled.split("/")) <= {*parameter.opts, *parameter.secondary_opts}
