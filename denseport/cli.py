@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from denseport import terminal, text
+from denseport import terminal
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
 from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
 from denseport.running.garbage import collect_rarely
@@ -86,6 +86,7 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
     A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
     With --to-layout timm, DST is a folder that timm opens; with --to-layout keras-hub and no suffix, one for keras_hub.
     """
+    from denseport import text
     from denseport.conversion import convert as run
 
     _check_page(page)
@@ -104,7 +105,7 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
     _write_page(page, report.parity)
     for note in report.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    _print(report.to_dict(), as_json, lambda plain: text.conversion(plain, verbose))
+    _print(report.to_dict(), as_json, lambda: text.conversion(report, verbose))
 
 
 @cli.command()
@@ -119,11 +120,12 @@ def migrate(as_json: bool, **options: Any) -> None:
     source, a target and options for each file. Both, and DST_DIR, may be URLs. What became of each file is written to
     DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
     """
+    from denseport import text
     from denseport.migration import migrate as run
 
     with terminal.sign_of_life("migrating", files=True) as progress:
         report = run(**options, progress=progress)
-    _print(report.to_dict(), as_json, text.migration)
+    _print(report.to_dict(), as_json, lambda: text.migration(report))
     if report.failed:
         sys.exit(1)
 
@@ -137,15 +139,13 @@ def migrate(as_json: bool, **options: Any) -> None:
 @click.argument("b", type=PATH)
 def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Run two files, each in its own framework, and compare outputs."""
+    from denseport import text
     from denseport.parity import verify as run
 
     _check_page(page)
     with terminal.sign_of_life("running both frameworks") as progress:
         report = run(**options, progress=progress)
-    if sys.stdout.isatty() and not as_json:
-        terminal.print_parity(report.to_dict(), verbose)
-    else:
-        _print(report.to_dict(), as_json, lambda plain: text.parity(plain, verbose))
+    _print(report.to_dict(), as_json, lambda: text.parity(report, verbose))
     _write_page(page, report)
     if not report.passed:
         sys.exit(VerificationError.exit_code)
@@ -157,9 +157,11 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 @click.argument("file", type=PATH)
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
     """Say what a file holds, and whether it can be converted."""
+    from denseport import text
     from denseport.inspection import inspect as run
 
-    _print(run(file, layout=layout).to_dict(), as_json, text.inspection)
+    inspection = run(file, layout=layout)
+    _print(inspection.to_dict(), as_json, lambda: text.inspection(inspection))
 
 
 @cli.command()
@@ -168,10 +170,11 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 @click.argument("b", type=PATH)
 def diff(as_json: bool, a: Path, b: Path) -> None:
     """Compare two files tensor by tensor, across formats and layouts."""
+    from denseport import text
     from denseport.difference import diff as run
 
     difference = run(a, b)
-    _print(difference.to_dict(), as_json, text.difference)
+    _print(difference.to_dict(), as_json, lambda: text.difference(difference))
     if difference.different:
         sys.exit(1)
 
@@ -181,15 +184,17 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
 @click.pass_context
 def layouts(context: click.Context, as_json: bool) -> None:
     """List the known layouts, show one, or derive one from a file."""
+    from denseport import text
     from denseport.layouts import known_layouts
 
     if context.invoked_subcommand:
         return
-    known = [
+    known = known_layouts().values()
+    plain = [
         {"name": layout.name, "title": layout.title, "frameworks": [framework.name for framework in layout.frameworks]}
-        for layout in known_layouts().values()
+        for layout in known
     ]
-    _print({"layouts": known}, as_json, lambda plain: [f"{row['name']:30}{row['title']}" for row in plain["layouts"]])
+    _print({"layouts": plain}, as_json, lambda: text.layouts(known))
 
 
 @layouts.command()
@@ -224,11 +229,11 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 @as_json
 def presets(as_json: bool) -> None:
     """List published weights: size, cost, accuracy and licence."""
+    from denseport import text
     from denseport.presets import known
-    from denseport.presets.listing import lines
 
     every = known().values()
-    _print({"presets": [preset.to_dict() for preset in every]}, as_json, lambda _plain: lines(every))
+    _print({"presets": [preset.to_dict() for preset in every]}, as_json, lambda: text.presets(every))
 
 
 @cli.command()
@@ -245,7 +250,7 @@ def pull(as_json: bool, preset: str) -> None:
     for note in found.notes:
         click.echo(f"note: {printable(note)}", err=True)
     report = {"preset": found.name, "file": str(file), "hash": found.hash or None}
-    _print(report, as_json, lambda plain: [plain["file"]])
+    _print(report, as_json, lambda: [terminal.Row("", str(file))])
 
 
 @cli.command()
@@ -258,13 +263,13 @@ def predict(as_json: bool, **options: Any) -> None:
 
     FILE holds the weights, or is the name of a preset. IMAGES are pictures, folders of them, or npz files.
     """
-    from denseport.prediction import lines
+    from denseport import text
     from denseport.prediction import predict as run
 
     with terminal.sign_of_life("predicting") as progress:
         predictions = run(**options, progress=progress)
     report = {"predictions": [prediction.to_dict() for prediction in predictions]}
-    _print(report, as_json, lambda _plain: lines(predictions))
+    _print(report, as_json, lambda: text.predictions(predictions))
 
 
 def _check_page(path: Path | None) -> None:
@@ -286,8 +291,11 @@ def _write_page(path: Path | None, report: ParityReport | None) -> None:
         temporary.write_text(document(report), encoding="utf-8")
 
 
-def _print(report: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
-    click.echo(json.dumps(report) if as_json else "\n".join(map(printable, lines(report))))
+def _print(report: dict[str, Any], as_json: bool, parts: Callable[[], list[terminal.Part]]) -> None:
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        terminal.show(parts())
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,16 +115,6 @@ def predict(
         Prediction(image, _first(_probabilities(row, config.traits.head_activation), names, top))
         for image, row in zip(shown, logits, strict=True)
     )
-
-
-def lines(predictions: Iterable[Prediction]) -> list[str]:
-    """Predictions as lines of text, each image's classes under it."""
-    text = []
-    for prediction in predictions:
-        text.append(quoted(prediction.image, 300))
-        for each in prediction.classes:
-            text.append(f"  {each.probability:7.2%}  {each.index:>5}  {quoted(each.name)}".rstrip())
-    return text
 
 
 def _shown(given_as: Path, images: ImageSet) -> list[str]:

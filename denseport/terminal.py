@@ -1,19 +1,97 @@
-"""What only a terminal gets: signs of life while work is long, and a parity check as a table."""
+"""How results are laid out on stdout, and signs of life on stderr while work is long."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import compress
+from typing import Any, Literal, NamedTuple
 
-from denseport import text
+import click
+
 from denseport.errors import printable
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 Progress = Callable[[int, int], None]
+# Texts side by side, each with its style.
+Line = list[tuple[str, str]]
+
+STYLES = {"": "", "good": "bold green", "bad": "bold red"}
+
+
+class Row(NamedTuple):
+    """A value beside its label, or below the one before where the label is ""; good and bad ones stand out."""
+
+    label: str
+    value: str
+    mood: Literal["", "good", "bad"] = ""
+
+
+class Table(NamedTuple):
+    """Cells below the names of their columns; a column without any value is left out.
+
+    Attributes:
+        columns: Their names, or () for none.
+        rows: As many cells in each.
+        title: What stands above, or "".
+        marked: The numbers of the rows that stand out.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    title: str = ""
+    marked: Sequence[int] = ()
+
+
+Part = Row | Table
+
+
+def show(parts: Sequence[Part]) -> None:
+    """Prints rows and tables: plain text, and on a terminal the same with what matters in bold and in colour."""
+    if not sys.stdout.isatty():
+        click.echo("\n".join(plain(parts)))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for line in laid_out(parts):
+        # The terminal itself breaks what is too long, so that a path can be copied; and a name is no markup.
+        console.print(Text.assemble(*line), soft_wrap=True)
+
+
+def plain(parts: Sequence[Part]) -> list[str]:
+    """Rows and tables as lines of text."""
+    return ["".join(text for text, _ in line) for line in laid_out(parts)]
+
+
+def laid_out(parts: Sequence[Part]) -> list[Line]:
+    """Lines in which values stand one below the other, and so do cells; a table that follows something is indented.
+
+    Whatever could disturb a terminal is escaped: names out of files can hold anything.
+    """
+    width = max((len(part.label) + 2 for part in parts if isinstance(part, Row) and part.label), default=0)
+    lines: list[Line] = []
+    for part in parts:
+        if isinstance(part, Row):
+            lines.append([(f"{printable(part.label):{width}}", ""), (printable(part.value), STYLES[part.mood])])
+            continue
+        if part.title:
+            lines.append([(printable(part.title), "")])
+        margin = "  " if lines else ""
+        lines += [[(margin + text, style)] for text, style in _columns(part)]
+    return lines
+
+
+def _columns(table: Table) -> Iterator[tuple[str, str]]:
+    used = [any(cells) for cells in zip(*table.rows, strict=True)] or [True] * len(table.columns)
+    rows, styles = [*table.rows], [STYLES["bad"] if n in table.marked else "" for n in range(len(table.rows))]
+    if table.columns:
+        rows, styles = [table.columns, *rows], ["bold", *styles]
+    cells = [[printable(cell) for cell in compress(row, used)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row, style in zip(cells, styles, strict=True):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), style
 
 
 @contextmanager
@@ -45,63 +123,3 @@ def sign_of_life(what: str, *, files: bool = False) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield show
-
-
-def print_parity(report: Mapping[str, Any], every_tap: bool) -> None:
-    """A parity check as tables on a terminal's stdout: the same verdict and figures as `text.parity`."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for side in (report["a"], report["b"]):
-        console.print(Text(printable(f"{side['framework']:8}{side['file']} ({side['layout']}), {text.ran_on(side)}")))
-    console.print(_comparisons(report))
-    if every_tap and report["taps"]:
-        console.print(_taps(report))
-    lines = []
-    if report["divergence"]:
-        lines += [f"part at {text.divergence_line(report['divergence'])}", *text.feeding_lines(report["divergence"])]
-    if report["disagreements"]:
-        lines.append(f"disagree on {text.disagreeing(report)}")
-    for row in report["comparisons"]:
-        lines += text.explained(row)
-    if report["training"]:
-        lines.append(f"training {text.training_verdict(report['training'])}")
-    for line in lines:
-        console.print(Text(printable(line)))
-    console.print(Text(text.parity_verdict(report), style="bold green" if report["passed"] else "bold red"))
-
-
-def _comparisons(report: Mapping[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    names = [run["framework"] for run in (report["a"], report["b"])]
-    table = Table("images", "apart", *(f"{name} from float64" for name in names), "top-1 agrees", "accuracy")
-    for row in report["comparisons"]:
-        reference = row["reference_errors"]
-        table.add_row(
-            Text(f"{row['input_shape'][0]:,} x {printable(row['name'])}"),  # a name is no markup
-            text.figure(row["relative_error"]),
-            *(("", "") if reference is None else map(text.figure, reference)),
-            f"{row['top1_agreement']:.2%}",
-            " ".join(f"{share:.2%}" for share in row["accuracy"] or ()),
-        )
-    return table
-
-
-def _taps(report: Mapping[str, Any]) -> Table:
-    from rich.table import Table
-
-    names = [run["framework"] for run in (report["a"], report["b"])]
-    table = Table("tap", "apart", *(f"{name} from float64" for name in names))
-    parted = report["divergence"]["tap"] if report["divergence"] else None
-    for tap in report["taps"]:
-        reference = tap["reference_errors"] or ()
-        table.add_row(
-            tap["name"],
-            text.figure(tap["relative_error"]),
-            *map(text.figure, reference),
-            style="bold red" if tap["name"] == parted else None,
-        )
-    return table

@@ -1,236 +1,197 @@
-"""Reports as lines of plain text."""
+"""What each command prints, as rows and tables; `denseport.terminal` lays them out."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from denseport.errors import listed, quoted
+from denseport.parity.report import figure
+from denseport.terminal import Part, Row, Table
+
+if TYPE_CHECKING:
+    from denseport.conversion import ConversionReport
+    from denseport.difference import Difference
+    from denseport.inspection import Inspection
+    from denseport.layouts.spec import Layout
+    from denseport.migration.report import MigrationReport, Result
+    from denseport.net.config import DenseNetConfig
+    from denseport.parity.report import ParityReport
+    from denseport.prediction import Prediction
+    from denseport.presets import Preset
 
 
-def conversion(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
-    """The lines for a `ConversionReport`."""
-    target = Path(report["target"])
+def conversion(report: ConversionReport, every_tap: bool = False) -> list[Part]:
+    """What was converted to what, and how far the frameworks are apart."""
+    target = Path(report.target)
     size = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
-    rows = [
-        ("variant", _variant(report["variant"], report["config"])),
-        ("from", f"{report['source_layout']}, {report['source_format']}"),
-        ("to", f"{report['target_layout']}, {report['target_format']}"),
-        ("tensors", f"{report['tensors']:,}, read back and equal bit by bit"),
-        ("parameters", f"{report['parameters']:,}"),
-        ("dtype", report["dtype"]),
-        *(_parity_rows(report["parity"], every_tap) if report["parity"] else [("parity", "not checked")]),
-        ("time", f"{report['seconds']:.1f} s"),
-        ("folder" if target.is_dir() else "file", f"{target} ({size / 1e6:.1f} MB)"),
+    return [
+        Row("variant", _variant(report.variant, report.config)),
+        Row("from", f"{report.source_layout}, {report.source_format}"),
+        Row("to", f"{report.target_layout}, {report.target_format}"),
+        Row("tensors", f"{report.tensors:,}, read back and equal bit by bit"),
+        Row("parameters", f"{report.parameters:,}"),
+        Row("dtype", report.dtype),
+        *(_compared(report.parity, every_tap) if report.parity else [Row("parity", "not checked")]),
+        Row("time", f"{report.seconds:.1f} s"),
+        Row("folder" if target.is_dir() else "file", f"{target} ({size / 1e6:.1f} MB)"),
     ]
-    return _table(rows)
 
 
-def parity(report: Mapping[str, Any], every_tap: bool = False) -> list[str]:
-    """The lines for a `ParityReport`."""
-    rows = [(side["framework"], f"{side['file']} ({side['layout']})") for side in (report["a"], report["b"])]
-    return _table([*rows, *_parity_rows(report, every_tap), ("time", f"{report['seconds']:.1f} s")])
+def parity(report: ParityReport, every_tap: bool = False) -> list[Part]:
+    """Which files were compared, and how far apart they are."""
+    files = [Row(run.framework, f"{run.file} ({run.layout})") for run in (report.a, report.b)]
+    return [*files, *_compared(report, every_tap), Row("time", f"{report.seconds:.1f} s")]
 
 
-def migration(report: Mapping[str, Any]) -> list[str]:
-    """The lines for a `MigrationReport`: counts, the largest error, each note once, and every failure."""
-    every = report["results"]
-    counts = Counter(result["status"] for result in every)
-    failed = [result for result in every if result["status"] == "failed"]
-    done = [result for result in every if result["status"] != "failed"]
-    rows = [(name, f"{count:,}") for name, count in (("files", len(every)), ("converted", counts["converted"]))]
-    rows.append(("unchanged", f"{counts['unchanged']:,}"))
-    if verified := [(own["relative_error"], own["source"]) for own in done if own["relative_error"] is not None]:
+def migration(report: MigrationReport) -> list[Part]:
+    """Counts, the largest error, each note once, and every failure."""
+    total, failed = len(report.results), report.failed
+    done = [result for result in report.results if result.status != "failed"]
+    counts = Counter(result.status for result in report.results)
+    rows = [Row("files", f"{total:,}"), *[Row(kind, f"{counts[kind]:,}") for kind in ("converted", "unchanged")]]
+    if verified := [(result.relative_error, result.source) for result in done if result.relative_error is not None]:
         error, source = max(verified)
-        rows.append(("error", f"at most {figure(error)} relative, in {source}; {len(verified):,} verified"))
-    rate = f", {counts['converted'] / report['seconds']:.2f} files a second" if counts["converted"] else ""
-    rows += [("time", f"{report['seconds']:.1f} s{rate}"), ("results", report["results_file"])]
-    notes = Counter(note for result in done for note in dict.fromkeys(result["notes"]))
-    rows += [("note", f"{files:,} of {len(every):,} files: {note}") for note, files in notes.most_common()]
-    rows += [("failed", _failure(result)) for result in failed]
+        rows.append(Row("error", f"at most {figure(error)} relative, in {source}; {len(verified):,} verified"))
+    rate = f", {counts['converted'] / report.seconds:.2f} files a second" if counts["converted"] else ""
+    rows += [Row("time", f"{report.seconds:.1f} s{rate}"), Row("results", report.results_file)]
+    notes = Counter(note for result in done for note in dict.fromkeys(result.notes))
+    rows += [Row("note", f"{files:,} of {total:,} files: {note}") for note, files in notes.most_common()]
+    rows += [Row("failed", _failure(result), "bad") for result in failed]
     if failed:
-        rows.append(("failed", f"{len(failed):,} of {len(every):,}; mend them, and run it again"))
-    return _table(rows)
+        rows.append(Row("failed", f"{len(failed):,} of {total:,}; mend them, and run it again", "bad"))
+    return [*rows]
 
 
-def inspection(report: Mapping[str, Any]) -> list[str]:
-    """The lines for an `Inspection`."""
+def inspection(report: Inspection) -> list[Part]:
+    """What a file holds, and whether it can be converted."""
     rows = [
-        ("file", report["file"]),
-        ("format", f"{report['format']}: {quoted(report['container'])}"),
-        ("tensors", f"{report['tensors']:,} of {report['values']:,} values, {', '.join(report['dtypes'])}"),
+        Row("file", report.file),
+        Row("format", f"{report.format}: {quoted(report.container)}"),
+        Row("tensors", f"{report.tensors:,} of {report.values:,} values, {', '.join(report.dtypes)}"),
     ]
-    if report["others"]:
-        rows.append(("also holds", listed(report["others"], 10)))
-    if report["config"]:
-        config = report["config"]
+    if report.others:
+        rows.append(Row("also holds", listed(report.others, 10)))
+    if report.config:
+        traits = dataclasses.asdict(report.config.traits)
         rows += [
-            ("layout", report["layout"]),
-            ("variant", _variant(report["variant"], config)),
-            ("parameters", f"{report['parameters']:,}"),
-            ("traits", ", ".join(f"{name} {value}" for name, value in config["traits"].items())),
+            Row("layout", report.layout),
+            Row("variant", _variant(report.variant, report.config)),
+            Row("parameters", f"{report.parameters:,}"),
+            Row("traits", ", ".join(f"{name} {value}" for name, value in traits.items())),
         ]
-    rows += [("metadata", f"{quoted(key)}: {quoted(value)}") for key, value in report["metadata"].items()]
-    for kind, names in (report["suspicion"] or {}).items():
-        if names:
-            rows.append(("suspicious", f"{kind.replace('_', ' ')}: {listed(names, 5)}"))
-    rows += [("note", note) for note in report["notes"]]
-    rows.append(("convertible", f"no: {report['problem']}" if report["problem"] else "yes"))
-    return _table(rows)
+    rows += [Row("metadata", f"{quoted(key)}: {quoted(value)}") for key, value in report.metadata.items()]
+    suspicious = dataclasses.asdict(report.suspicion) if report.suspicion else {}
+    rows += [Row("suspicious", f"{kind.replace('_', ' ')}: {listed(of, 5)}") for kind, of in suspicious.items() if of]
+    rows += [Row("note", note) for note in report.notes]
+    rows.append(Row("convertible", f"no: {report.problem}", "bad") if report.problem else Row("convertible", "yes"))
+    return [*rows]
 
 
-def difference(report: Mapping[str, Any]) -> list[str]:
-    """The lines for a `Difference`."""
-    how = "canonical names" if report["by_layout"] else "their own names, since not both fit a layout"
-    lines = [
-        f"{quoted(row['name'])}: {row['kind']}"
-        + (f", largest difference {row['largest']:.3g}" if row["largest"] is not None else "")
-        + f" ({' against '.join(filter(None, (row['a'], row['b'])))})"
-        for row in report["different"]
+def difference(report: Difference) -> list[Part]:
+    """Each tensor that is not the same in both files, and how many are."""
+    rows = [
+        (quoted(each.name), each.kind, "" if each.largest is None else f"{each.largest:.3g}", each.a, each.b)
+        for each in report.different
     ]
-    return [*lines, f"{report['same']:,} tensors equal bit by bit, {len(lines):,} not, matched by {how}"]
+    how = "canonical names" if report.by_layout else "their own names, since not both fit a layout"
+    counted = Row("", f"{report.same:,} tensors equal bit by bit, {len(rows):,} not, matched by {how}")
+    return [Table(("tensor", "difference", "largest", "a", "b"), rows), counted] if rows else [counted]
 
 
-def _variant(variant: str, config: Mapping[str, Any]) -> str:
-    head = "no classifier" if config["num_classes"] is None else f"{config['num_classes']} classes"
-    return f"{variant}, {config['in_channels']} input channels, {head}"
-
-
-def _parity_rows(report: Mapping[str, Any], every_tap: bool = False) -> list[tuple[str, str]]:
-    runs = [report["a"], report["b"]]
-    rows = [("parity", parity_verdict(report))]
-    for comparison in report["comparisons"]:
-        agreement = f"top-1 agrees on {comparison['top1_agreement']:.2%}"
-        rows.append(("", f"{_images(comparison)}: {figure(comparison['relative_error'])}, {agreement}"))
-        if comparison["accuracy"]:
-            rows.append(("", f"accuracy: {_of_both(report, comparison['accuracy'], '.2%')}"))
-        if comparison["reference_errors"]:
-            rows.append(("", f"from float64: {_of_both(report, comparison['reference_errors'], '.1e')}"))
-        rows += [("", line) for line in explained(comparison)]
-    if every_tap:
-        rows += [("taps" if not n else "", tap_line(report, tap)) for n, tap in enumerate(report["taps"])]
-    if divergence := report["divergence"]:
-        rows.append(("part at", divergence_line(divergence)))
-        rows += [("", line) for line in feeding_lines(divergence)]
-    if report["disagreements"]:
-        rows.append(("disagree on", disagreeing(report)))
-    if report["training"]:
-        rows.append(("training", training_verdict(report["training"])))
-    return [*rows, *[("ran on", ran_on(run)) for run in runs]]
-
-
-def parity_verdict(report: Mapping[str, Any]) -> str:
-    """Passed or failed, by what figure, in what precision."""
-    told = f"{figure(report['relative_error'])} relative, tolerance {report['tolerance']:.0e}, in {report['dtype']}"
-    if report["passed"]:
-        return f"passed: {told}"
-    error = report["relative_error"]
-    if error is None or error > report["tolerance"]:
-        return f"FAILED: {told}"
-    if report["divergence"]:
-        return f"FAILED: outputs agree ({told}), but not what is on the way to them"
-    if report["training"] and not report["training"]["passed"]:
-        return f"FAILED: outputs agree ({told}), training does not"
-    return f"FAILED: the mapping agrees ({told}), but the outputs are further off than rounding the weights explains"
-
-
-def disagreeing(report: Mapping[str, Any]) -> str:
-    """The images on whose class the two do not agree, and both classes."""
-    return listed(f"{row['image']} ({row['a']} against {row['b']})" for row in report["disagreements"])
-
-
-def explained(comparison: Mapping[str, Any]) -> list[str]:
-    """What rounding and traits do to the outputs, where they do something."""
-    lines = []
-    if comparison["rounding_error"] is not None:
-        lines.append(_rounding(comparison))
-    if comparison["trait_error"] is not None:
-        lines.append(f"the second file's own traits move the outputs by {figure(comparison['trait_error'])}")
-    return lines
-
-
-def training_verdict(training: Mapping[str, Any]) -> str:
-    """Passed or failed, over how many steps, and the tensor that is furthest apart."""
-    worst = max(training["tensors"], key=_training_error)
-    verdict = "passed" if training["passed"] else "FAILED"
-    return (
-        f"{verdict}: {figure(training['relative_error'])} relative after {training['steps']} steps in float64, "
-        f"tolerance {training['tolerance']:.0e}, furthest {worst['name']}"
-    )
-
-
-def _training_error(tensor: Mapping[str, Any]) -> float:
-    errors = [tensor["updated_error"], tensor["gradient_error"] or 0]
-    return max(math.inf if error is None else error for error in errors)
-
-
-def divergence_line(divergence: Mapping[str, Any]) -> str:
-    """Where two nets part, and what was before."""
-    error = figure(divergence["relative_error"])
-    return f"{divergence['tap']}: {error} relative, where it was {figure(divergence['noise'])} or less before"
-
-
-def feeding_lines(divergence: Mapping[str, Any]) -> list[str]:
-    """The tensors that feed the place where two nets part, those that differ first, or what else it is."""
-    different = [tensor for tensor in divergence["tensors"] if tensor["finding"] != "equal"]
-    lines = [
-        f"{tensor['name']} {tensor['finding']} ({quoted(tensor['a'])} against {quoted(tensor['b'])})"
-        for tensor in different
+def predictions(every: Iterable[Prediction]) -> list[Part]:
+    """The most probable classes of each image."""
+    return [
+        Table(
+            (),
+            [(f"{each.probability:7.2%}", f"{each.index:>5}", quoted(each.name)) for each in prediction.classes],
+            title=quoted(prediction.image, 300),
+        )
+        for prediction in every
     ]
-    equal = [tensor["name"] for tensor in divergence["tensors"] if tensor["finding"] == "equal"]
-    if not lines:
-        return [divergence["explanation"]]
-    return [*lines, f"equal: {listed(equal)}"] if equal else lines
 
 
-def tap_line(report: Mapping[str, Any], tap: Mapping[str, Any]) -> str:
-    """The errors at one place in the net."""
-    reference = tap["reference_errors"]
-    told = f", from float64: {_of_both(report, reference, '.1e')}" if reference else ""
-    return f"{tap['name']}: {figure(tap['relative_error'])}{told}"
+def presets(every: Iterable[Preset]) -> list[Part]:
+    """One row a preset; accuracies are those that the publishers give."""
+    rows = [
+        (
+            preset.name,
+            f"{preset.parameters:,}",
+            f"{preset.multiply_adds / 1e9:.2f} G",
+            "x".join([str(preset.side)] * preset.config.dimensions),
+            *("" if share is None else f"{share:.2f}" for share in (preset.top1, preset.top5)),
+            preset.hash.partition(":")[0] or "none",
+            preset.licence,
+        )
+        for preset in every
+    ]
+    return [Table(("preset", "parameters", "multiply-adds", "pixels", "top-1", "top-5", "hash", "licence"), rows)]
 
 
-def ran_on(run: Mapping[str, Any]) -> str:
-    """What ran one side, where, and with what settings."""
-    model = "" if run["model"] == "twin" else f"{run['model']}, "
-    settings = ", ".join(f"{name} {value}" for name, value in run["settings"].items() if run["device"] != "cpu")
-    return f"{model}{run['version']}, {run['device']}{f' ({settings})' if settings else ''}"
+def layouts(every: Iterable[Layout]) -> list[Part]:
+    """One row a layout."""
+    return [Row(layout.name, layout.title) for layout in every]
 
 
-def figure(error: float | None) -> str:
-    """A relative error for people; None is what JSON has for NaN and infinity."""
-    return "NaN or Inf" if error is None else f"{error:.1e}"
+def _variant(variant: str, config: DenseNetConfig) -> str:
+    head = "no classifier" if config.num_classes is None else f"{config.num_classes} classes"
+    return f"{variant}, {config.in_channels} input channels, {head}"
 
 
-def _images(comparison: Mapping[str, Any]) -> str:
-    count = comparison["input_shape"][0]
-    return f"{comparison['name']}, {count:,} image{'s' if count > 1 else ''}"
+def _compared(report: ParityReport, every_tap: bool) -> list[Part]:
+    parts: list[Part] = [Row("parity", report.verdict, "good" if report.passed else "bad"), _comparisons(report)]
+    if every_tap and report.taps:
+        parts.append(_taps(report))
+    effects = [f"{each.name}: {effect}" for each in report.comparisons for effect in each.effects]
+    parts += _labelled("effects", effects)
+    if report.divergence:
+        parts += _labelled("part at", (report.divergence.place, *report.divergence.findings))
+    if report.disagreements:
+        told = listed(f"{each.image} ({each.a} against {each.b})" for each in report.disagreements)
+        parts.append(Row("disagree on", told))
+    if report.training:
+        parts.append(Row("training", report.training.verdict, "good" if report.training.passed else "bad"))
+    return [*parts, *[Row("ran on", run.ran_on) for run in (report.a, report.b)]]
 
 
-def _of_both(report: Mapping[str, Any], values: Sequence[float | None], form: str) -> str:
-    runs = (report["a"], report["b"])
-    return ", ".join(
-        f"{run['framework']} {'NaN or Inf' if value is None else format(value, form)}"
-        for run, value in zip(runs, values, strict=True)
-    )
+def _labelled(label: str, lines: Iterable[str]) -> list[Row]:
+    return [Row("" if n else label, line) for n, line in enumerate(lines)]
 
 
-def _rounding(comparison: Mapping[str, Any]) -> str:
-    return (
-        f"rounding the weights moves the outputs by {figure(comparison['rounding_error'])} in float64; from the "
-        f"weights as they were it is {figure(comparison['source_error'])}"
-    )
+def _comparisons(report: ParityReport) -> Table:
+    """The figures of each array of images."""
+    rows = [
+        (
+            f"{each.input_shape[0]:,} x {each.name}",
+            figure(each.relative_error),
+            _of_both(report, map(figure, each.reference_errors or ())),
+            f"{each.top1_agreement:.2%}",
+            _of_both(report, map("{:.2%}".format, each.accuracy or ())),
+        )
+        for each in report.comparisons
+    ]
+    return Table(("images", "apart", "from float64", "top-1 agrees", "accuracy"), rows)
 
 
-def _failure(result: Mapping[str, Any]) -> str:
+def _taps(report: ParityReport) -> Table:
+    """The errors along the net; the place where the two part stands out."""
+    rows = [
+        (tap.name, figure(tap.relative_error), _of_both(report, map(figure, tap.reference_errors or ())))
+        for tap in report.taps
+    ]
+    parted = [n for n, tap in enumerate(report.taps) if report.divergence and tap.name == report.divergence.tap]
+    return Table(("tap", "apart", "from float64"), rows, marked=parted)
+
+
+def _of_both(report: ParityReport, figures: Iterable[str]) -> str:
+    """A figure of each framework; "" where there are none."""
+    return ", ".join(f"{run.framework} {told}" for run, told in zip((report.a, report.b), figures, strict=False))
+
+
+def _failure(result: Result) -> str:
     """Why a file could not be migrated; most errors name it themselves."""
-    error = result["error"] or ""
-    return error if result["source"] in error else f"{result['source']}: {error}"
-
-
-def _table(rows: list[tuple[str, str]]) -> list[str]:
-    width = max(len(label) for label, _ in rows) + 2
-    return [f"{label:{width}}{value}" for label, value in rows]
+    error = result.error or ""
+    return error if result.source in error else f"{result.source}: {error}"

@@ -49,7 +49,7 @@ def test_the_verdict_is_text_when_piped_and_a_page_where_one_is_named(
     good = denseport("verify", *options, nets / "a.pth", nets / "b.h5")
     assert good.returncode == 0, good.stderr
     assert re.search(r"\nparity +passed: ", good.stdout)
-    assert "block3.layer2: " in good.stdout, "-v shows every tap"
+    assert re.search(r"\n  block3\.layer2 +\d", good.stdout), "-v shows every tap"
     assert "Both files" in page.read_text(encoding="utf-8")
     bad = denseport("verify", *options, nets / "a.pth", nets / "broken.h5")
     assert bad.returncode == 1
@@ -71,18 +71,27 @@ def test_json_has_every_tap_and_the_divergence(denseport: Run, nets: Path) -> No
     assert report["dtype"] == "float32"
 
 
-def test_a_terminal_gets_tables_with_the_same_verdict(nets: Path) -> None:
-    done = on_terminal(
-        "verify", "-v", "--device", "cpu", "--inputs", nets / "images.npz", nets / "a.pth", nets / "b.h5"
-    )
-    assert "passed: " in done
-    assert "block3.layer2" in done
-    assert "torch from float64" in done
-    failed = on_terminal(
-        "verify", "--device", "cpu", "--inputs", nets / "images.npz", nets / "a.pth", nets / "broken.h5"
-    )
-    assert "FAILED: " in failed
-    assert "block2.layer1.norm1.bias holds the same values" in " ".join(failed.split())
+def test_verify_and_convert_show_the_same_tables_on_a_terminal(nets: Path, tmp_path: Path) -> None:
+    options = ["-v", "--device", "cpu", "--inputs", nets / "images.npz"]
+    verified = on_terminal("verify", *options, nets / "a.pth", nets / "b.h5")
+    converted = on_terminal("convert", *options, "--to-layout", "denseport", nets / "a.pth", tmp_path / "b.h5")
+    assert "passed: " in verified
+    assert "block3.layer2" in verified
+    assert compared(verified) == compared(converted)
+    coloured = on_terminal("verify", *options, nets / "a.pth", nets / "broken.h5", kind="xterm")
+    assert re.search(r"parity +\x1b\[1;31mFAILED: ", coloured)
+    assert re.search(r"\x1b\[1;31m  block2\.layer1 ", coloured), "the place where they part stands out"
+    assert "block2.layer1.norm1.bias holds the same values" in coloured
+    plain = on_terminal("verify", *options, nets / "a.pth", nets / "broken.h5", kind="xterm", NO_COLOR="1")
+    assert "FAILED: " in plain
+    assert "[1;31m" not in plain
+
+
+def compared(shown: str) -> list[list[str]]:
+    """The lines about parity, without the space between their columns."""
+    lines = [line.split() for line in shown.splitlines()]
+    verdict, last = (next(n for n, line in enumerate(lines) if line[:1] == [label]) for label in ("parity", "time"))
+    return lines[verdict:last]
 
 
 def test_a_migration_on_a_terminal_counts_its_files(nets: Path, tmp_path: Path) -> None:
@@ -96,12 +105,12 @@ def test_a_migration_on_a_terminal_counts_its_files(nets: Path, tmp_path: Path) 
     assert re.search(r"^converted +1\r?$", shown, re.MULTILINE)
 
 
-def on_terminal(*arguments: object, kind: str = "dumb") -> str:
+def on_terminal(*arguments: object, kind: str = "dumb", **environment: str) -> str:
     """What a terminal of 160 columns shows; a dumb one has no progress bars."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "160", "TERM": kind}
     command = [sys.executable, "-m", "denseport", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
+    given = {**os.environ, "COLUMNS": "160", "TERM": kind, **environment}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=given):
         os.close(theirs)
         shown = b""
         while True:

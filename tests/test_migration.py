@@ -21,7 +21,7 @@ import pytest
 from densenets import canonical_weights, checkpoint
 
 import denseport as library
-from denseport import text
+from denseport import terminal, text
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
 from denseport.load import sha256
 from denseport.migration import jobs, manifest, migrate, places, results
@@ -748,7 +748,7 @@ def test_the_report_in_lines() -> None:
         Result("c.pth", "c.h5", {}, "", "failed", relative_error=0.5, error="c.pth: outputs differ", notes=("worse",)),
         Result("d.pth", "d.h5", {}, "", "failed", error="no layout"),
     )
-    assert text.migration(MigrationReport(results, "x.jsonl", 2.0).to_dict()) == [
+    assert terminal.plain(text.migration(MigrationReport(results, "x.jsonl", 2.0))) == [
         "files      4",
         "converted  1",
         "unchanged  1",
@@ -761,7 +761,7 @@ def test_the_report_in_lines() -> None:
         "failed     d.pth: no layout",
         "failed     2 of 4; mend them, and run it again",
     ]
-    quiet = [line.split()[0] for line in text.migration(MigrationReport(results[3:], "x.jsonl", 2.0).to_dict())]
+    quiet = [line.split()[0] for line in terminal.plain(text.migration(MigrationReport(results[3:], "x.jsonl", 2.0)))]
     assert quiet == ["files", "converted", "unchanged", "time", "results", "failed", "failed"]
 
 

@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 import denseport
+from denseport import text
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, UsageError, VerificationError
-from denseport.prediction import Prediction, RankedClass, lines, predict
+from denseport.prediction import Prediction, RankedClass, predict
 from denseport.preprocessing import PREPROCESSING
 from denseport.presets.preset import class_names
 from denseport.running.workers import Workers
+from denseport.terminal import plain
 
 SIZES = {"dogs/a.png": (301, 227), "dogs/b.png": (190, 411), "c.png": (61, 50)}
 
@@ -198,7 +200,7 @@ def test_nan_is_no_prediction(fixtures: Path, tmp_path: Path, workers: Workers) 
 
 def test_predictions_as_text_and_as_plain_values() -> None:
     prediction = Prediction("a\x1b.png", (RankedClass(285, "Egyptian cat", 0.8731), RankedClass(7, "", 0.0301)))
-    assert lines([prediction]) == ["a\\x1b.png", "   87.31%    285  Egyptian cat", "    3.01%      7"]
+    assert plain(text.predictions([prediction])) == ["a\\x1b.png", "   87.31%    285  Egyptian cat", "    3.01%      7"]
     assert json.loads(json.dumps(prediction.to_dict()))["classes"][0] == {
         "index": 285,
         "name": "Egyptian cat",

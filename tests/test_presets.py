@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from denseport import presets
+from denseport import presets, text
 from denseport.errors import UsageError
 from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.net.graph import multiply_adds
 from denseport.preprocessing import Preprocessing
 from denseport.presets import Preset
-from denseport.presets.listing import lines
 from denseport.presets.preset import class_names
 from denseport.presets.registry import parse
+from denseport.terminal import plain
 
 Script = Callable[..., Any]
 
@@ -179,7 +179,7 @@ def test_a_preset_as_plain_values() -> None:
 
 
 def test_the_table_has_a_row_for_each() -> None:
-    headings, *rows = lines(presets.known().values())
+    headings, *rows = plain(text.presets(presets.known().values()))
     assert headings.split() == ["preset", "parameters", "multiply-adds", "pixels", "top-1", "top-5", "hash", "licence"]
     assert len(rows) == len(presets.known())
     row = next(row for row in rows if row.startswith("torchvision/densenet121 "))

@@ -11,7 +11,7 @@ import numpy as np
 
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import feeding
-from denseport.parity.report import Divergence, FeedingTensor, Tap
+from denseport.parity.report import EQUAL, Divergence, FeedingTensor, Tap
 from denseport.parity.sides import Stored
 
 # A jump is an error of ten times what was there before; and before there is always some rounding, of some thirty units
@@ -54,7 +54,7 @@ def explain(tap: Tap, noise: float, a: Stored, b: Stored) -> Divergence:
         )
         for name in fed
     )
-    found = [f"{tensor.name} {tensor.finding}" for tensor in tensors if tensor.finding != "equal"]
+    found = [f"{tensor.name} {tensor.finding}" for tensor in tensors if not tensor.equal]
     traits = _different_traits(a.weights.config, b.weights.config)
     if found:
         reason = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
@@ -69,7 +69,7 @@ def _finding(name: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]
     """In words, what the second file has in place of the first one's tensor."""
     ours, theirs = a[name], b[name]
     if _same(ours, theirs):
-        return "equal"
+        return EQUAL
     for axes in itertools.permutations(range(ours.ndim)):
         if axes != tuple(range(ours.ndim)) and _same(ours.transpose(axes), theirs):
             return f"is transposed, its axes in the order {axes}"

@@ -76,7 +76,7 @@ def _tensors(
     stored: Sequence[Stored], config: DenseNetConfig, worst: list[str], divergence: Divergence | None
 ) -> list[Histogram]:
     """The weights that are to blame, or else the last kernel that feeds each of the worst taps."""
-    names = [tensor.name for tensor in divergence.tensors if tensor.finding != "equal"] if divergence else []
+    names = [tensor.name for tensor in divergence.tensors if not tensor.equal] if divergence else []
     if not names:
         fed = (feeding(tap, config) for tap in worst)
         names = [[name for name in each if name.endswith(".weight")][-1] for each in fed]

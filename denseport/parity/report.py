@@ -7,9 +7,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from denseport.errors import VerificationError
+from denseport.errors import VerificationError, listed, quoted
+
+EQUAL = "equal"
+
+Cause = Literal["", "outputs", "rounding", "inside", "training"]
+
+
+def figure(error: float | None) -> str:
+    """An error as people read it, with two digits; one that is not finite is None in JSON."""
+    if error is None or not math.isfinite(error):
+        return "NaN or Inf"
+    return f"{error:.1e}" if error else "0"
+
+
+def limit(tolerance: float) -> str:
+    """A tolerance as people read it, which is a round figure as a rule."""
+    return figure(tolerance).replace(".0e", "e")
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,13 @@ class FrameworkRun:
     settings: Mapping[str, str]
     seconds: float
     peak_memory: int
+
+    @property
+    def ran_on(self) -> str:
+        """What ran the file, where, and with what settings."""
+        model = "" if self.model == "twin" else f"{self.model}, "
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if self.device != "cpu")
+        return f"{model}{self.version}, {self.device}{f' ({settings})' if settings else ''}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,19 @@ class Comparison:
             return False
         return self.relative_error <= tolerance
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What rounding and traits do to the outputs, a line each, where they do something."""
+        lines = []
+        if self.rounding_error is not None:
+            lines.append(
+                f"rounding the weights moves the outputs by {figure(self.rounding_error)} in float64; from the weights "
+                f"as they were it is {figure(self.source_error)}"
+            )
+        if self.trait_error is not None:
+            lines.append(f"the second file's own traits move the outputs by {figure(self.trait_error)}")
+        return tuple(lines)
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -113,6 +149,11 @@ class FeedingTensor:
     largest: float | None
     finding: str
 
+    @property
+    def equal(self) -> bool:
+        """Whether both files hold the same values."""
+        return self.finding == EQUAL
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -131,6 +172,25 @@ class Divergence:
     noise: float
     tensors: tuple[FeedingTensor, ...]
     explanation: str
+
+    @property
+    def place(self) -> str:
+        """Where the two part, and by how much, in one line."""
+        error = figure(self.relative_error)
+        return f"{self.tap}: {error} relative, where it was {figure(self.noise)} or less before"
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The tensors that feed the place, a line each where they differ; the explanation where none does."""
+        different = [
+            f"{tensor.name} {tensor.finding} ({quoted(tensor.a)} against {quoted(tensor.b)})"
+            for tensor in self.tensors
+            if not tensor.equal
+        ]
+        equal = listed(tensor.name for tensor in self.tensors if tensor.equal)
+        if not different:
+            return (self.explanation,)
+        return (*different, f"equal: {equal}") if equal else tuple(different)
 
 
 @dataclass(frozen=True)
@@ -157,6 +217,11 @@ class TrainedTensor:
     gradient_error: float | None
     updated_error: float
 
+    @property
+    def error(self) -> float:
+        """The larger of the two."""
+        return max(self.gradient_error or 0, self.updated_error)
+
 
 @dataclass(frozen=True)
 class TrainingReport:
@@ -179,17 +244,25 @@ class TrainingReport:
     @property
     def worst(self) -> TrainedTensor:
         """The tensor with the largest error of either kind."""
-        return max(self.tensors, key=lambda tensor: max(tensor.gradient_error or 0, tensor.updated_error))
+        return max(self.tensors, key=lambda tensor: tensor.error)
 
     @property
     def relative_error(self) -> float:
         """The largest error of gradients and updated tensors."""
-        return max(self.worst.gradient_error or 0, self.worst.updated_error)
+        return self.worst.error
 
     @property
     def passed(self) -> bool:
         """Whether every gradient and every updated tensor is within the tolerance."""
         return self.relative_error <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """Passed or failed, by what figure, and the tensor that is furthest apart, in one line."""
+        return (
+            f"{'passed' if self.passed else 'FAILED'}: {figure(self.relative_error)} relative after {self.steps} steps "
+            f"in float64, tolerance {limit(self.tolerance)}; furthest: {self.worst.name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -289,10 +362,11 @@ class ParityReport:
         training = self.training and {
             "passed": self.training.passed,
             "relative_error": self.training.relative_error,
+            "worst": self.training.worst.name,
             **plain["training"],
         }
-        verdict = {"passed": self.passed, "failure": self.failure, "relative_error": self.relative_error}
-        figures = {**verdict, **plain, "training": training}
+        found = {"passed": self.passed, "verdict": self.verdict, "failure": self.failure}
+        figures = {**found, "relative_error": self.relative_error, **plain, "training": training}
         finite: dict[str, Any] = _finite(figures)
         return finite
 
@@ -301,44 +375,69 @@ class ParityReport:
         return dataclasses.replace(self, b=dataclasses.replace(self.b, file=str(file)))
 
     @property
-    def failure(self) -> str:
-        """What is wrong in one line, or "" where the check has passed."""
+    def cause(self) -> Cause:
+        """What the check failed by, the outputs before all else: "" where it has passed.
+
+        `outputs` are beyond the tolerance; `rounding` the weights does not explain how far they are from the first
+        file's; they agree, but `inside` the nets part; or only `training` shows a difference.
+        """
         if self.passed:
             return ""
-        between = f"in {self.b.framework} are %s relative from those of {self.a.file} in {self.a.framework}"
-        failed = [comparison for comparison in self.comparisons if not comparison.passes(self.tolerance)]
-        if not failed and self.divergence is not None:
+        if not self.outputs_agree:
+            return "rounding" if self.relative_error <= self.tolerance else "outputs"
+        return "inside" if self.divergence is not None else "training"
+
+    @property
+    def reason(self) -> str:
+        """Why the check failed, in one line without the files' names; "" where it has passed."""
+        if self.cause == "outputs":
+            if not math.isfinite(self.relative_error):
+                return "outputs hold NaN or Inf"
             return (
-                f"{self.b.file}: computes something else in {self.b.framework} than {self.a.file} in "
-                f"{self.a.framework}, though it hardly reaches these outputs; {self.divergence.explanation}"
+                f"outputs are {figure(self.relative_error)} relative apart, above the tolerance {limit(self.tolerance)}"
             )
-        if not failed and self.training is not None:
-            figure, worst = _figure(self.training.relative_error), self.training.worst.name
+        if self.cause == "rounding":
+            worst = max(self.comparisons, key=lambda comparison: comparison.source_error or 0)
             return (
-                f"{self.b.file}: after {self.training.steps} steps of training its tensors {between % figure}, above "
-                f"the tolerance {self.training.tolerance:.0e}; the furthest is {worst}"
+                f"outputs are {figure(worst.source_error)} relative from the first file's, of which rounding the "
+                f"weights explains {figure(worst.rounding_error)}"
             )
-        if self.relative_error <= self.tolerance:
-            worst_rounding = max(failed, key=lambda comparison: comparison.source_error or 0)
+        if self.cause == "inside":
+            return "outputs agree, but not what is on the way to them, which other images would show"
+        if self.training is not None and self.cause == "training":
             return (
-                f"{self.b.file}: its outputs {between % _figure(worst_rounding.source_error or 0)}, where rounding the "
-                f"weights explains {worst_rounding.rounding_error or 0:.1e}; convert it again, or in a wider --dtype"
+                f"outputs agree, but after {self.training.steps} steps of training tensors are "
+                f"{figure(self.training.relative_error)} relative apart, above the tolerance "
+                f"{limit(self.training.tolerance)}; furthest: {self.training.worst.name}"
             )
-        told = "see `denseport diff`" if self.taps else "leave --against out to see where they part"
-        told = self.divergence.explanation if self.divergence else told
-        return (
-            f"{self.b.file}: its outputs {between % _figure(self.relative_error)}, above the tolerance "
-            f"{self.tolerance:.0e}; {told}"
-        )
+        return ""
+
+    @property
+    def verdict(self) -> str:
+        """Passed or failed, by what figure, in what precision, in one line."""
+        told = f"{figure(self.relative_error)} relative, tolerance {limit(self.tolerance)}, in {self.dtype}"
+        if self.passed:
+            return f"passed: {told}"
+        return f"FAILED: {told}" if self.cause == "outputs" else f"FAILED: {told}; {self.reason}"
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with which file, and what to do, in one line; "" where the check has passed."""
+        if self.passed:
+            return ""
+        told = f"{self.b.file}: {self.reason} ({self.b.framework}, against {self.a.file} in {self.a.framework})"
+        if self.cause == "training":
+            return told
+        if self.cause == "rounding":
+            return f"{told}; convert it again, or in a wider --dtype"
+        if self.divergence is not None:
+            return f"{told}; {self.divergence.explanation}"
+        return f"{told}; {'see `denseport diff`' if self.taps else 'leave --against out to see where they part'}"
 
     def raise_if_failed(self, report: Any) -> None:
         """Raises VerificationError with `report` attached where the check has not passed."""
         if self.failure:
             raise VerificationError(self.failure, report)
-
-
-def _figure(error: float) -> str:
-    return f"{error:.1e}" if math.isfinite(error) else "NaN or Inf"
 
 
 def _finite(value: Any) -> Any:
