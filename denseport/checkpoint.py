@@ -52,6 +52,10 @@ class Tensor:
         read = self.read
         return Tensor(self.dtype, tuple(self.shape[axis] for axis in axes), lambda: read().transpose(axes))
 
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+        """The same dtype and shape; `change` is made of the values when they are read."""
+        return Tensor(self.dtype, self.shape, lambda: change(self.read()))
+
     def same_bits(self, other: Tensor) -> bool:
         """Whether the other has the same dtype, shape and bits, so that a NaN equals itself.
 
@@ -105,6 +109,11 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def label(self) -> str:
+        """What messages call the file."""
+        return str(self.path or "the given tensors")
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -53,8 +53,22 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def listed(names: Iterable[object], limit: int = 20) -> str:
-    """The first `limit` names, escaped and joined by commas; the rest are counted."""
+def listed(names: Iterable[object], limit: int = 20, width: int = 100) -> str:
+    """The first `limit` names, escaped, cut and joined by commas; the rest are counted."""
     every = list(names)
-    shown = ", ".join(quoted(name) for name in every[:limit])
+    shown = ", ".join(quoted(name, width) for name in every[:limit])
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+def misfits(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What strict loading would say of keys and their shapes: missing, unexpected, of another size; [] if they fit."""
+    found = {
+        "missing keys": [name for name in expected if name not in given],
+        "unexpected keys": [name for name in given if name not in expected],
+        "size mismatch for": [
+            f"{name} {shape} should be {expected[name]}"
+            for name, shape in given.items()
+            if name in expected and shape != expected[name]
+        ],
+    }
+    return [f"{what} {listed(names, width=200)}" for what, names in found.items() if names]

@@ -12,7 +12,7 @@ from denseport.atomic import replacing
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, UsageError
 from denseport.exports.folders import replacing_folder
-from denseport.layouts import Layout, Weights, find_layout, mismatches
+from denseport.layouts import Layout, Weights, find_layout
 from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.net.config import DenseNetConfig
@@ -60,7 +60,7 @@ def target_layout(
     layout = find_layout(to_layout or DEFAULT_LAYOUT[formats.FORMATS[to_format].framework])
     different = {
         trait: sentence
-        for trait, sentence in mismatches(layout, config).items()
+        for trait, sentence in layout.mismatches(config).items()
         if trait not in exports.STATED.get(to_format, ())
     }
     if compensate:

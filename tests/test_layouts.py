@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -23,7 +24,8 @@ from denseport.layouts import (
     to_canonical,
 )
 from denseport.layouts.frameworks import KERAS, TORCH
-from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.layouts.traits import decide
+from denseport.net.config import TRAIT_NAMES, VARIANTS, DenseNetConfig, Traits
 
 ROWS = [(net, layout) for net, (_, spelled_by) in SMALL.items() for layout in spelled_by]
 PAIRS = [(net, *pair) for net, (_, spelled_by) in SMALL.items() for pair in itertools.permutations(spelled_by, 2)]
@@ -122,7 +124,7 @@ def test_half_prefixed_names_are_refused_by_name() -> None:
     names = list(arrays)
     mixed = {f"module.{name}" if n > 12 else name: arrays[name] for n, name in enumerate(names)}
     with pytest.raises(
-        LayoutError, match=r"the prefix module\. stands before \d+ names, but not before features\.conv0"
+        LayoutError, match=r"the prefix module\. stands before 114 keys, but not before features\.conv0"
     ):
         detect(checkpoint(mixed))
 
@@ -138,7 +140,7 @@ def test_a_head_beside_a_wrapped_body_is_found() -> None:
 def test_a_layer_that_is_no_head_is_refused() -> None:
     arrays = spelled(SMALL["no classifier"][0], "torchvision")
     arrays |= {"fc.weight": np.zeros((3, 5), np.float32), "fc.bias": np.zeros(3, np.float32)}
-    with pytest.raises(LayoutError, match=r"unexpected fc\.weight, fc\.bias"):
+    with pytest.raises(LayoutError, match=r"unexpected keys fc\.weight, fc\.bias"):
         detect(checkpoint(arrays))
 
 
@@ -157,10 +159,11 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named_at_once() -> Non
     with pytest.raises(LayoutError) as caught:
         detect(checkpoint(arrays))
     message = str(caught.value)
-    assert "nearest is torchvision" in message
-    assert "missing features.norm5.running_var" in message
-    assert "unexpected features.extra.weight" in message
-    assert "features.transition1.conv.weight (17, 33, 1, 1) should be (17, 34, 1, 1)" in message
+    assert "closest: torchvision (42 of 43 layers)" in message
+    assert "missing keys features.norm5.running_var;" in message
+    assert "unexpected keys features.extra.weight;" in message
+    assert "size mismatch for features.transition1.conv.weight (17, 33, 1, 1) should be (17, 34, 1, 1);" in message
+    assert "denseport layouts derive FILE -o mine.toml" in message
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_a_missing_stem_is_named_with_all_else_that_is_missing(layout: str, stem
     first, last = next(iter(arrays)), list(arrays)[-1]
     assert first.startswith(stem)
     del arrays[first], arrays[last]
-    with pytest.raises(LayoutError, match=rf"nearest is {layout}: missing {first}, {last};"):
+    with pytest.raises(LayoutError, match=rf"closest: {layout} .*: missing keys {first}, {last};"):
         detect(checkpoint(arrays))
 
 
@@ -184,7 +187,7 @@ def test_a_missing_first_convolution_of_a_deep_stem_is_named() -> None:
     arrays = spelled(SMALL["deep stem"][0], "timm-deep")
     first = next(iter(arrays))
     del arrays[first]
-    with pytest.raises(LayoutError, match=f"nearest is timm-deep: missing {first};"):
+    with pytest.raises(LayoutError, match=f"closest: timm-deep .*: missing keys {first};"):
         detect(checkpoint(arrays))
 
 
@@ -195,13 +198,13 @@ def test_a_missing_first_convolution_of_a_deep_stem_is_named() -> None:
         ((18, 3, 7, 7, 7), "should be"),
         ((17, 3, 7, 7), r"should be \(18, 3, 7, 7\);"),
         ((18, 3, 7, 5), r"should be \(18, 3, 7, 7\);"),
-        ((18,), "which no such layer is"),
-        ((18, 0, 7, 7), "which no such layer is"),
+        ((18,), "which no such layer has"),
+        ((18, 0, 7, 7), "which no such layer has"),
     ],
 )
 def test_a_misshapen_stem_is_named_alone(shape: tuple[int, ...], should: str) -> None:
     arrays = spelled(PLAIN, "torchvision") | {"features.conv0.weight": np.zeros(shape, np.float32)}
-    with pytest.raises(LayoutError, match=rf"misshapen features\.conv0\.weight .*{should}") as caught:
+    with pytest.raises(LayoutError, match=rf"size mismatch for features\.conv0\.weight .*{should}") as caught:
         detect(checkpoint(arrays))
     assert str(caught.value).count("should be") <= 1
 
@@ -210,7 +213,7 @@ def test_a_misshapen_stem_without_a_norm_is_named_alone() -> None:
     arrays = spelled(SMALL["CIFAR"][0], "gpleiss")
     name = next(iter(arrays))
     arrays[name] = arrays[name][1:]
-    with pytest.raises(LayoutError, match=rf"misshapen {name} \(11, 3, 3, 3\) should be \(12, 3, 3, 3\);"):
+    with pytest.raises(LayoutError, match=rf"size mismatch for {name} \(11, 3, 3, 3\) should be \(12, 3, 3, 3\);"):
         detect(checkpoint(arrays))
 
 
@@ -218,7 +221,7 @@ def test_a_misshapen_transition_is_named_alone() -> None:
     arrays = spelled(PLAIN, "torchvision")
     name = "features.transition1.conv.weight"
     arrays[name] = arrays[name][1:]
-    with pytest.raises(LayoutError, match=r"misshapen features\.transition1\.conv\.weight \(16, 34") as caught:
+    with pytest.raises(LayoutError, match=r"size mismatch for features\.transition1\.conv\.weight \(16, 34") as caught:
         detect(checkpoint(arrays))
     assert str(caught.value).count("should be") == 1
 
@@ -227,7 +230,7 @@ def test_a_head_without_outputs_is_refused() -> None:
     arrays = spelled(SMALL["no classifier"][0], "torchvision")
     features = arrays["features.norm5.weight"].size
     arrays |= {"fc.weight": np.zeros((0, features), np.float32), "fc.bias": np.zeros(0, np.float32)}
-    with pytest.raises(LayoutError, match=r"unexpected fc\.weight, fc\.bias"):
+    with pytest.raises(LayoutError, match=r"unexpected keys fc\.weight, fc\.bias"):
         detect(checkpoint(arrays))
 
 
@@ -250,7 +253,9 @@ def test_what_a_layout_must_have_is_missed_and_not_explained_away(gone: str) -> 
 
 
 def test_tensors_of_something_else_are_refused() -> None:
-    with pytest.raises(LayoutError, match=r"fits no layout, and none comes near: its tensors are called layer1\.0"):
+    with pytest.raises(
+        LayoutError, match=r"no known layout matches: its keys are layer1\.0.*denseport layouts derive FILE"
+    ):
         detect(checkpoint({"layer1.0.conv1.weight": np.zeros((3, 3, 3, 3))}))
 
 
@@ -297,7 +302,9 @@ def test_layers_without_names_are_told_by_class_and_order(config: DenseNetConfig
 
 def test_layers_without_names_that_keras_applications_cannot_build_are_asked_about() -> None:
     read, _ = nameless(PLAIN)
-    with pytest.raises(LayoutError, match=r"fits .*keras-hub.* alike; they differ in epsilon and .*padding"):
+    with pytest.raises(
+        LayoutError, match=r"matches .*keras-hub.* alike; they differ in epsilon and .*padding.*--from-layout keras"
+    ):
         detect(read)
     assert detect(read, "keras-hub").config.replace(traits=PLAIN.traits) == PLAIN
 
@@ -308,3 +315,46 @@ def test_both_frameworks_spellings_of_the_canonical_layout_are_told_apart() -> N
     assert found.framework is TORCH
     keras = spelled(PLAIN, "denseport", "keras")
     assert detect(checkpoint(keras)).framework is KERAS
+
+
+def test_every_trait_has_its_origin() -> None:
+    """The file's own description goes before recorded metadata, that before the layout, that before the usual value."""
+    config = DenseNetConfig()
+    layout = find_layout("kuangliu")
+    described, recorded = {"epsilon": 0.1}, {"epsilon": 0.2, "padding": "same"}
+    decided = decide(layout, config, described, recorded)
+    assert decided["epsilon"] == (0.1, "file")
+    assert decided["padding"] == ("same", "metadata")
+    assert decided["concatenation"] == ("new-first", "layout")
+    assert decided["head_activation"] == ("none", "usual")
+    assert list(decided) == [field.name for field in dataclasses.fields(Traits)]
+    bare = decide(find_layout("denseport"), config.replace(stem_norm=False), {}, {})
+    assert (bare["stem_stride"], bare["stem_pool"]) == ((1, "usual"), ("none", "usual"))
+
+
+def test_a_detection_says_where_its_traits_come_from() -> None:
+    arrays = spelled(PLAIN, "denseport")
+    metadata = {"layout": "denseport", "traits": '{"padding": "same"}'}
+    found = detect(checkpoint(arrays, metadata=metadata))
+    assert found.config.traits.padding == "same"
+    assert found.origins["padding"] == "metadata"
+    assert found.assumed == ("epsilon", "stem_stride", "stem_pool", "concatenation", "final_activation")
+    assert detect(checkpoint(spelled(PLAIN, "torchvision"))).assumed == ()
+
+
+@pytest.mark.parametrize("trait", sorted(TRAIT_NAMES - {"concatenation", "head_activation"}))
+def test_a_mismatch_of_any_trait_says_what_it_does(trait: str) -> None:
+    other = {"epsilon": 1e-3, "padding": "same", "stem_stride": 1, "stem_pool": "none", "final_activation": "none"}
+    sentence = find_layout("torchvision").mismatches(PLAIN.replace(**{trait: other[trait]}))
+    assert list(sentence) == [trait]
+    assert "layout torchvision has" in sentence[trait]
+
+
+def test_the_next_command_names_the_file_that_was_given(tmp_path: Path) -> None:
+    read = dataclasses.replace(
+        checkpoint({"layer1.0.conv1.weight": np.zeros((3, 3, 3, 3))}), path=tmp_path / "my net.pth"
+    )
+    with pytest.raises(LayoutError, match=rf"my net\.pth: no .*denseport layouts derive '{tmp_path}/my net\.pth' -o"):
+        detect(read)
+    with pytest.raises(LayoutError, match=r"layout torchvision \(0 of 1 layers\) does not match.*--from-layout"):
+        detect(read, "torchvision")

@@ -200,8 +200,8 @@ def test_all_that_does_not_fit_is_listed() -> None:
     given = {"stem.conv.weight": (1, 2), "fc.weight": (3,), "evil\n\x1b": (3,)}
     expected = {"stem.conv.weight": (2, 1), "head.norm.weight": (4,), "head.norm.bias": (4,)}
     message = (
-        "missing: head.norm.weight, head.norm.bias; unexpected: fc.weight, evil\\n\\x1b; "
-        "misshapen: stem.conv.weight (1, 2), not (2, 1)"
+        "missing keys head.norm.weight, head.norm.bias; unexpected keys fc.weight, evil\\n\\x1b; "
+        "size mismatch for stem.conv.weight (1, 2) should be (2, 1)"
     )
     with pytest.raises(LayoutError, match=re.escape(message)):
         require_fit(given, expected)

@@ -276,8 +276,8 @@ def test_what_does_not_fit_is_refused(on_tensorflow: ProcessPoolExecutor) -> Non
     arrays["block1.layer1.conv1/kernel"] = arrays["block1.layer1.conv1/kernel"].transpose(0, 1, 3, 2)
     arrays["predictions/kernel"] = arrays.pop("head.classifier/kernel")
     message = (
-        "missing: head.classifier/kernel; unexpected: predictions/kernel; "
-        "misshapen: block1.layer1.conv1/kernel (1, 1, 16, 8), not (1, 1, 8, 16)"
+        "missing keys head.classifier/kernel; unexpected keys predictions/kernel; "
+        "size mismatch for block1.layer1.conv1/kernel (1, 1, 16, 8) should be (1, 1, 8, 16)"
     )
     with pytest.raises(LayoutError, match=re.escape(message)):
         on_tensorflow.submit(outputs, PLAIN, arrays, "float32").result()

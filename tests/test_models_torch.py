@@ -211,8 +211,8 @@ def test_what_does_not_fit_is_refused(process: ProcessPoolExecutor) -> None:
     arrays["block1.layer1.conv1.weight"] = arrays["block1.layer1.conv1.weight"][..., 0]
     arrays["fc.weight"] = arrays.pop("head.classifier.weight")
     message = (
-        "missing: head.classifier.weight; unexpected: fc.weight; "
-        "misshapen: block1.layer1.conv1.weight (16, 8, 1), not (16, 8, 1, 1)"
+        "missing keys head.classifier.weight; unexpected keys fc.weight; "
+        "size mismatch for block1.layer1.conv1.weight (16, 8, 1) should be (16, 8, 1, 1)"
     )
     with pytest.raises(LayoutError, match=re.escape(message)):
         process.submit(loaded, PLAIN, arrays, "float32").result()

@@ -83,5 +83,5 @@ def test_a_layout_may_have_names_with_an_index_twice(tmp_path: Path) -> None:
     assert "features.stage2.trans2.conv.bn.weight" in arrays
     assert equal(translate(arrays, mine), canonical)
     wrong = {name.replace("stage3.trans3", "stage3.trans2"): array for name, array in arrays.items()}
-    with pytest.raises(LayoutError, match=r"unexpected features\.stage3\.trans2\.conv\.bn\.weight"):
+    with pytest.raises(LayoutError, match=r"unexpected keys features\.stage3\.trans2\.conv\.bn\.weight"):
         translate(wrong, mine)

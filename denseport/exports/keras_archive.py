@@ -30,7 +30,7 @@ IMAGES = "images"
 def layout_of(config: DenseNetConfig) -> str:
     """keras.applications' names where it has such nets, else this project's own."""
     layout = layouts.find_layout("keras-applications")
-    return layout.name if not layout.cannot_build(config) and not layout.differs(config) else "denseport"
+    return layout.name if not layout.cannot_build(config) and not layout.mismatches(config) else "denseport"
 
 
 def cannot_hold(config: DenseNetConfig) -> str:

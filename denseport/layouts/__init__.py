@@ -5,7 +5,6 @@ Detect which one a checkpoint has, take its tensors to their canonical names, an
 
 from denseport.layouts.detect import detect
 from denseport.layouts.match import Detection
-from denseport.layouts.mismatch import mismatches
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.spec import Layout
 from denseport.layouts.translate import from_canonical, to_canonical, translate
@@ -22,7 +21,6 @@ __all__ = [
     "from_canonical",
     "known_layouts",
     "known_text",
-    "mismatches",
     "suspicious",
     "to_canonical",
     "translate",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Groups
-from denseport.layouts.match import Detection, Misfit, match
+from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.observed_traits import observed_traits
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
@@ -28,26 +30,28 @@ def detect(
         head: `drop` lets dense layers stand beside the body that no layout knows.
 
     Raises:
-        LayoutError: No layout fits, and the message says how far the nearest one does; or several fit.
+        LayoutError: No layout matches, and the message says how far the closest one does; or several match.
     """
-    file = checkpoint.path or "the given tensors"
     if not checkpoint.tensors:
-        raise LayoutError(f"{file}: holds no tensors; nothing can be converted from it")
+        raise LayoutError(f"{checkpoint.label}: holds no tensors; nothing can be converted from it")
     try:
-        observed = observed_traits(checkpoint.model_config) if checkpoint.model_config else {}
+        described = observed_traits(checkpoint.model_config) if checkpoint.model_config else {}
     except LayoutError as error:
-        raise LayoutError(f"{file}: {error}") from None
+        raise LayoutError(f"{checkpoint.label}: {error}") from None
     recorded = checkpoint.metadata.get("layout", "")
     if layout is None and recorded and recorded not in known_layouts() and "source_sha256" in checkpoint.metadata:
-        raise LayoutError(f"{file}: was written in the layout {quoted(recorded)}: give that file with --from-layout")
-    misfits: list[Misfit] = []
+        raise LayoutError(
+            f"{checkpoint.label}: was written in layout {quoted(recorded)}, which does not ship with denseport; "
+            "give its file with --from-layout"
+        )
+    misfits: list[MisfitError] = []
     for candidates in _candidates(checkpoint, layout):
         for prefix, originals in without_prefixes(checkpoint.tensors):
-            fits, others = _try(checkpoint, candidates, originals, observed, head == "drop")
+            fits, others = _try(checkpoint, candidates, originals, described, head == "drop")
             if fits:
-                return _one(fits, checkpoint).under(prefix)
+                return replace(_one(fits, checkpoint), prefix=prefix)
             misfits += others
-    raise _no_fit(checkpoint, misfits, asked=layout is not None)
+    raise _no_match(checkpoint, misfits, asked=layout is not None)
 
 
 def _candidates(checkpoint: Checkpoint, layout: str | Path | None) -> list[list[Layout]]:
@@ -67,18 +71,22 @@ def _try(
     checkpoint: Checkpoint,
     candidates: list[Layout],
     originals: Mapping[str, str],
-    observed: Mapping[str, Any],
+    described: Mapping[str, Any],
     drop_head: bool,
-) -> tuple[list[Detection], list[Misfit]]:
+) -> tuple[list[Detection], list[MisfitError]]:
     groups: dict[str, Groups] = {}
-    tried = []
+    fits, misfits = list[Detection](), list[MisfitError]()
     for candidate in candidates:
-        for own in candidate.frameworks:
-            framework = KERAS_ON_THEANO if own is KERAS and checkpoint.backend == "theano" else own
+        for stated in candidate.frameworks:
+            framework = KERAS_ON_THEANO if stated is KERAS and checkpoint.backend == "theano" else stated
             if framework.name not in groups:
                 groups[framework.name] = framework.grouped(originals)
-            tried.append(match(checkpoint, candidate, framework, groups[framework.name], observed, drop_head=drop_head))
-    return [t for t in tried if isinstance(t, Detection)], [t for t in tried if isinstance(t, Misfit)]
+            grouped = groups[framework.name]
+            try:
+                fits.append(match(checkpoint, candidate, framework, grouped, described, drop_head=drop_head))
+            except MisfitError as misfit:
+                misfits.append(misfit)
+    return fits, misfits
 
 
 def _one(fits: list[Detection], checkpoint: Checkpoint) -> Detection:
@@ -86,37 +94,40 @@ def _one(fits: list[Detection], checkpoint: Checkpoint) -> Detection:
     fits = [fit for fit in fits if not fit.head] or fits
     if len(fits) == 1:
         return fits[0]
-    names = " and ".join(fit.layout.name for fit in fits)
+    names = [fit.layout.name for fit in fits]
     first, *others = (fit.config.traits for fit in fits)
     apart = sorted({name for other in others for name, value in vars(other).items() if vars(first)[name] != value})
     raise LayoutError(
-        f"{checkpoint.path or 'the given tensors'}: fits {names} alike; they differ in {' and '.join(apart) or 'name'}"
-        ", which no name or shape shows: say which it is with --from-layout"
+        f"{checkpoint.label}: matches layouts {' and '.join(names)} alike; they differ in "
+        f"{' and '.join(apart) or 'name'}, which no name or shape shows; say which it is, as with "
+        f"--from-layout {names[0]}"
     )
 
 
-def _no_fit(checkpoint: Checkpoint, misfits: list[Misfit], *, asked: bool) -> LayoutError:
-    """The error that says which layout comes nearest, and what does not fit."""
-    file = checkpoint.path or "the given tensors"
+def _no_match(checkpoint: Checkpoint, misfits: list[MisfitError], *, asked: bool) -> LayoutError:
+    """The error that says which layout is closest, what does not fit, and what to do next."""
     for prefix in PREFIXES:
         without = [name for name in checkpoint.tensors if not name.startswith(prefix)]
         if 0 < len(without) < len(checkpoint.tensors):
             return LayoutError(
-                f"{file}: the prefix {prefix} stands before {len(checkpoint.tensors) - len(without)} names, but not "
-                f"before {listed(without)}; two nets seem to be mixed: save one state dict"
+                f"{checkpoint.label}: the prefix {prefix} stands before {len(checkpoint.tensors) - len(without)} keys, "
+                f"but not before {listed(without)}; two nets seem to be mixed: save one state dict"
             )
-    nearest = max(misfits, key=lambda misfit: misfit.matched - misfit.wrong)
-    named = f"its tensors are called {listed(checkpoint.tensors, 4)}"
-    if not nearest.matched and asked:
-        reason = f"does not fit {nearest.layout.name}: {nearest.reason}, and {named}; "
-        return LayoutError(f"{file}: {reason}leave --from-layout out, or give the layout it has")
-    if not nearest.matched:
-        remedy = "if it is a DenseNet, give --from-layout FILE.toml"
-        return LayoutError(f"{file}: fits no layout, and none comes near: {named}; {remedy}")
-    relation = "does not fit" if asked else "fits no layout; the nearest is"
+    closest = max(misfits, key=lambda misfit: misfit.named - misfit.wrong)
+    layout = closest.layout
+    extent = f"{layout.name} ({closest.named:,} of {closest.layers:,} layers)"
+    keys = f"its keys are {listed(checkpoint.tensors, 4)}"
+    derive = f"denseport layouts derive {shlex.quote(str(checkpoint.path or 'FILE'))} -o mine.toml"
+    if asked:
+        remedy = f"correct {layout.file}" if layout.file else "leave --from-layout out to try every known layout"
+        return LayoutError(
+            f"{checkpoint.label}: layout {extent} does not match: {str(closest) or keys}; {remedy}, or run {derive}"
+        )
+    if not closest.named:
+        return LayoutError(f"{checkpoint.label}: no known layout matches: {keys}; if it is a DenseNet, run {derive}")
     return LayoutError(
-        f"{file}: {relation} {nearest.layout.name}: {nearest.reason}; "
-        "check that the file is whole, or give the layout it has with --from-layout"
+        f"{checkpoint.label}: no known layout matches; closest: {extent}: {str(closest) or keys}; "
+        f"check that the file is whole, or write a layout for it: {derive}"
     )
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from denseport.checkpoint import Checkpoint, Tensor
-from denseport.errors import LayoutError, listed, quoted
+from denseport.checkpoint import Checkpoint
+from denseport.errors import LayoutError, listed, misfits, quoted
 from denseport.layouts.frameworks import FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.order import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
-from denseport.layouts.spec import Layout, Spelling
+from denseport.layouts.spec import Layout
+from denseport.layouts.template import SCALE
+from denseport.layouts.traits import Origin, decide, recorded_traits
 from denseport.net.config import DenseNetConfig, Traits
-from denseport.net.graph import CLASSIFIER, kind, layers, shapes
-
-SCALE = ".scale"
-
-# The traits that change what is computed.
-COMPUTED = tuple(field.name for field in fields(Traits) if field.name != "head_activation")
+from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
 
 Shape = tuple[int, ...]
+# The canonical name of each layer of a file, or None where a layout has none for it.
+Named = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -32,30 +30,31 @@ class Detection:
     Attributes:
         layout: The layout whose names fit.
         framework: Whose parameter names and axes the tensors have.
-        config: The architecture that names, shapes and layout together describe.
+        config: The architecture that names, shapes, layout and file together describe.
+        origins: Where each trait of `config` comes from, by the trait's name; see `traits.decide`.
         roles: Canonical tensor name to the name in the checkpoint, in graph order.
         scales: Canonical normalisation to the names of the weight and bias of the scale layer that follows it.
         counters: Canonical normalisation to the name of its step counter in the checkpoint.
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         prefix: What stood before the names and was taken off, or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
-        assumed: The traits that were assumed, since neither the file nor the layout states them.
     """
 
     layout: Layout
     framework: Framework
     config: DenseNetConfig
+    origins: Mapping[str, Origin]
     roles: Mapping[str, str]
     scales: Mapping[str, tuple[str, str]]
     counters: Mapping[str, str]
     dropped: tuple[str, ...] = ()
     prefix: str = ""
     head: str = ""
-    assumed: tuple[str, ...] = ()
 
-    def under(self, prefix: str) -> Detection:
-        """The same, with the prefix that was taken off the names."""
-        return replace(self, prefix=prefix)
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """The traits that change what is computed and that neither the file nor the layout states."""
+        return tuple(name for name, origin in self.origins.items() if origin == "usual" and name != "head_activation")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, from which another process that reads the same file need not detect again."""
@@ -73,19 +72,14 @@ class Detection:
             LayoutError: The layout's TOML file is no longer there, or is no layout any more.
         """
         frameworks = {(each.name, each.rotated): each for each in (*FRAMEWORKS.values(), KERAS_ON_THEANO)}
-        name, rotated = plain["framework"]
-        return cls(
-            layout=find_layout(plain["layout"]),
-            framework=frameworks[name, rotated],
-            config=DenseNetConfig.from_dict(plain["config"]),
-            roles=plain["roles"],
-            scales={norm: tuple(names) for norm, names in plain["scales"].items()},
-            counters=plain["counters"],
-            dropped=tuple(plain["dropped"]),
-            prefix=plain["prefix"],
-            head=plain["head"],
-            assumed=tuple(plain["assumed"]),
-        )
+        values = {
+            "layout": find_layout(plain["layout"]),
+            "framework": frameworks[tuple(plain["framework"])],
+            "config": DenseNetConfig.from_dict(plain["config"]),
+            "scales": {norm: tuple(names) for norm, names in plain["scales"].items()},
+            "dropped": tuple(plain["dropped"]),
+        }
+        return cls(**{**plain, **values})
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a user should know of how the tensors were found."""
@@ -105,20 +99,25 @@ class Detection:
             )
         elif self.assumed:
             values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
-            notes.append(f"neither file nor layout says what no shape shows; taken: {values}")
+            notes.append(f"assumed, since neither the file nor its layout states it: {values}")
         if self.layout.note:
             notes.append(self.layout.note)
         return notes
 
 
-@dataclass(frozen=True)
-class Misfit:
-    """A layout that a checkpoint does not fit: how many of its tensors do, how many do not, and why."""
+class MisfitError(LayoutError):
+    """A layout that a checkpoint does not fit, and why; the message names neither.
 
-    layout: Layout
-    matched: int
-    reason: str
-    wrong: int = 0
+    Attributes:
+        layout: The layout.
+        named: How many of the file's layers have a name in it.
+        layers: How many layers the file has.
+        wrong: How many keys are missing, unexpected or of another size.
+    """
+
+    def __init__(self, reason: str, layout: Layout, named: int, layers: int, wrong: int = 0) -> None:
+        super().__init__(reason)
+        self.layout, self.named, self.layers, self.wrong = layout, named, layers, wrong
 
 
 def match(
@@ -126,218 +125,207 @@ def match(
     layout: Layout,
     framework: Framework,
     groups: Groups,
-    observed: Mapping[str, Any],
+    described: Mapping[str, Any],
     *,
     drop_head: bool,
-) -> Detection | Misfit:
-    """Gives every tensor its role in one layout, or says what keeps them from it.
+) -> Detection:
+    """Gives every tensor its role in one layout.
 
     Args:
         checkpoint: The tensors.
         layout: The layout to try.
         framework: One of the layout's frameworks.
         groups: The tensors' names as that framework divides them.
-        observed: Traits that the file states itself; they come before the layout's.
+        described: Traits that the file's description of its net states.
         drop_head: Whether dense layers beside the body may be left out.
-    """
-    attempts: list[Detection | Misfit] = []
-    if layout.numbered or checkpoint.nameless:
-        matched = 0
-        try:
-            by_kind = in_order(checkpoint, groups, framework, layout.numbered.get("stem", ("",))[0])
-            matched = len(groups)
-            named = canonical_by_order(by_kind)
-        except LayoutError as error:
-            return Misfit(layout, matched, f"its layers have no names of their own, and {error}")
-        attempts.append(_fit(checkpoint, layout, framework, groups, named, observed, drop_head))
-    else:
-        for spelling in layout.spellings:
-            named = {layer: spelling.canonical(layer) for layer in groups}
-            known = sum(canonical is not None for canonical in named.values())
-            if known * 2 < len(groups):
-                attempts.append(Misfit(layout, known, f"it has names for {known} of the {len(groups)} layers alone"))
-            else:
-                attempts.append(_fit(checkpoint, layout, framework, groups, named, observed, drop_head))
-    fits = [attempt for attempt in attempts if isinstance(attempt, Detection)]
-    misfits = [attempt for attempt in attempts if isinstance(attempt, Misfit)]
-    return fits[0] if fits else max(misfits, key=lambda misfit: misfit.matched)
-
-
-def _fit(
-    checkpoint: Checkpoint,
-    layout: Layout,
-    framework: Framework,
-    groups: Groups,
-    named: Mapping[str, str | None],
-    observed: Mapping[str, Any],
-    drop_head: bool,
-) -> Detection | Misfit:
-    """Gives every tensor its role, given the canonical name of each layer that has one."""
-    tensors = checkpoint.tensors
-    roles: dict[str, str] = {}
-    counters: dict[str, str] = {}
-    strangers: dict[str, dict[str, str]] = {}
-    extra: list[str] = []
-    for layer, parameters in groups.items():
-        canonical = named[layer]
-        for parameter, original in parameters.items():
-            of = kind((canonical or "").removesuffix(SCALE))
-            own = framework.canonical_parameter(of, parameter) if canonical else None
-            if canonical and of == "norm" and framework.counter and parameter == framework.counter:
-                counters[canonical] = original
-            elif own is None and original.rpartition(".")[2] in layout.extra:
-                extra.append(original)
-            elif own is None:
-                strangers.setdefault(layer, {})[parameter] = original
-            elif f"{canonical}.{own}" in roles:
-                return Misfit(layout, len(roles), f"{quoted(original)} stands for {canonical}.{own} a second time")
-            else:
-                roles[f"{canonical}.{own}"] = original
-
-    canonical_shapes = {role: _role_shape(role, tensors[name].shape, framework) for role, name in roles.items()}
-    if impossible := [role for role, shape in canonical_shapes.items() if not is_possible(role, shape)]:
-        names = listed(f"{roles[role]} {tensors[roles[role]].shape}" for role in impossible)
-        return Misfit(layout, len(roles), f"misshapen {names}, which no such layer is", len(impossible))
-    try:
-        config = infer_config(_with_stem(canonical_shapes), layout.architecture)
-    except LayoutError as error:
-        return Misfit(layout, len(roles), str(error))
-    head = _head(strangers, checkpoint, framework, config)
-    if head:
-        for parameter, original in strangers.pop(head).items():
-            role = f"{CLASSIFIER}.{framework.canonical_parameter('dense', parameter)}"
-            roles[role] = original
-            canonical_shapes[role] = _role_shape(role, tensors[original].shape, framework)
-        config = infer_config(canonical_shapes, layout.architecture)
-    config = config.replace(traits=_traits(checkpoint, layout, config, observed))
-
-    dropped = tuple(extra)
-    if drop_head and config.num_classes is None and strangers:
-        heads = [layer for layer, own in strangers.items() if all(len(tensors[o].shape) < 3 for o in own.values())]
-        dropped += tuple(original for layer in heads for original in strangers.pop(layer).values())
-    expected = shapes(config)
-    scales = {
-        norm: (roles.pop(f"{norm}{SCALE}.weight"), roles.pop(f"{norm}{SCALE}.bias"))
-        for norm in [role.removesuffix(f"{SCALE}.weight") for role in roles if role.endswith(f"{SCALE}.weight")]
-        if f"{norm}{SCALE}.bias" in roles
-    }
-    problems = _problems(layout, framework, checkpoint, roles, scales, canonical_shapes, config)
-    if wrong := [name for name in counters.values() if not _is_counter(tensors[name])]:
-        problems.append(f"step counters that are no single whole number: {listed(wrong)}")
-    if whole := [name for name in roles.values() if tensors[name].dtype.kind in "iub"]:
-        problems.append(f"whole numbers where weights should be: {listed(whole)}")
-    unexpected = [original for own in strangers.values() for original in own.values()]
-    unexpected += [name for norm, name in counters.items() if f"{norm}.weight" not in expected]
-    if unexpected:
-        only_a_head = all(len(tensors[name].shape) < 3 for name in unexpected) and config.num_classes is None
-        remedy = ", a head that --head drop would leave out" if only_a_head else ""
-        problems.append(f"unexpected {listed(unexpected)}{remedy}")
-    if problems:
-        return Misfit(layout, len(roles), "; ".join(problems), len(unexpected) + len(expected.keys() - roles.keys()))
-    if checkpoint.nameless and layout.nameless and (reason := layout.cannot_build(config)):
-        return Misfit(layout, len(roles), reason)
-    in_order = {role: roles[role] for role in expected}
-    stated = {*layout.traits_of(config), *_recorded(checkpoint, layout), *observed}
-    assumed = tuple(trait for trait in COMPUTED if trait not in stated)
-    return Detection(layout, framework, config, in_order, scales, counters, dropped, head=head, assumed=assumed)
-
-
-def _problems(
-    layout: Layout,
-    framework: Framework,
-    checkpoint: Checkpoint,
-    roles: Mapping[str, str],
-    scales: Mapping[str, tuple[str, str]],
-    canonical_shapes: Mapping[str, Shape],
-    config: DenseNetConfig,
-) -> list[str]:
-    """What is missing, not expected or misshapen among the tensors that have a role, a sentence for each."""
-    expected, spelling, problems = shapes(config), layout.spelling(config), []
-    missing = [_own_name(role, spelling, framework, layout) for role in expected if role not in roles]
-    if layout.scales:
-        norms = [layer.name for layer in layers(config) if layer.kind == "norm"]
-        missing += [f"the scale layer of {norm}" for norm in norms if norm not in scales]
-    if missing:
-        problems.append(f"missing {listed(missing)}")
-    if surplus := [name for role, name in roles.items() if role not in expected]:
-        problems.append(f"unexpected {listed(surplus)}")
-    wrong = [
-        f"{quoted(name)} {checkpoint.tensors[name].shape} should be {framework.own_shape(kind(layer), expected[role])}"
-        for role, name in roles.items()
-        if role in expected and canonical_shapes[role] != expected[role] and (layer := role.rpartition(".")[0])
-    ]
-    wrong += [
-        f"{quoted(name)} {checkpoint.tensors[name].shape} should be {expected[f'{norm}.weight']}"
-        for norm, pair in scales.items()
-        for name in pair
-        if checkpoint.tensors[name].shape != expected.get(f"{norm}.weight")
-    ]
-    if wrong:
-        problems.append(f"misshapen {', '.join(wrong[:20])}" + (f" and {len(wrong) - 20} more" * (len(wrong) > 20)))
-    return problems
-
-
-def _recorded(checkpoint: Checkpoint, layout: Layout) -> dict[str, object]:
-    """The traits that the file recorded when it was written in this layout.
 
     Raises:
-        LayoutError: They are not those of a DenseNet.
+        MisfitError: They do not all have one, or are those of no DenseNet.
+        LayoutError: The traits that the file recorded make no sense.
     """
-    if checkpoint.metadata.get("layout") != layout.name or "traits" not in checkpoint.metadata:
-        return {}
+    failed: list[MisfitError] = []
+    for named in _namings(checkpoint, layout, framework, groups):
+        try:
+            known = sum(canonical is not None for canonical in named.values())
+            if known * 2 < len(named):
+                raise MisfitError("", layout, known, len(named))
+            return _Attempt(checkpoint, layout, framework, named).detection(groups, described, drop_head)
+        except MisfitError as misfit:
+            failed.append(misfit)
+    raise max(failed, key=lambda misfit: misfit.named)
+
+
+def _namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, groups: Groups) -> list[Named]:
+    """The ways in which a layout may name the layers of a checkpoint."""
+    if not layout.numbered and not checkpoint.nameless:
+        return [{layer: spelling.canonical(layer) for layer in groups} for spelling in layout.spellings]
+    named = 0
     try:
-        recorded = json.loads(checkpoint.metadata["traits"])
-        if isinstance(recorded, dict):
-            Traits(**recorded)
-            return recorded
-    except (ValueError, TypeError, RecursionError, LayoutError) as error:
-        recorded = error
-    raise LayoutError(
-        f"{checkpoint.path}: the recorded traits are not those of a DenseNet: {quoted(recorded)}; "
-        "write the file again from its source"
-    )
+        by_kind = in_order(checkpoint, groups, framework, layout.numbered.get("stem", ("",))[0])
+        named = len(groups)
+        return [canonical_by_order(by_kind)]
+    except LayoutError as error:
+        raise MisfitError(f"its layers go by their order, and {error}", layout, named, len(groups)) from None
 
 
-def _traits(checkpoint: Checkpoint, layout: Layout, config: DenseNetConfig, observed: Mapping[str, Any]) -> Traits:
-    """What the file's own model configuration says, else what an earlier conversion recorded, else the layout's."""
-    usual = {} if config.stem_norm else {"stem_stride": 1, "stem_pool": "none"}  # a bare stem is one for small images
-    return Traits(**{**usual, **layout.traits_of(config), **_recorded(checkpoint, layout), **observed})
+@dataclass
+class _Attempt:
+    """The canonical names that a layout gives to a checkpoint's layers, on the way to a `Detection`.
+
+    `roles`, `counters` and `dropped` are those of the `Detection`, with scale layers among the roles; `strangers` are
+    the tensors without a role, by layer.
+    """
+
+    checkpoint: Checkpoint
+    layout: Layout
+    framework: Framework
+    named: Named
+    roles: dict[str, str] = field(default_factory=dict)
+    counters: dict[str, str] = field(default_factory=dict)
+    strangers: dict[str, dict[str, str]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+    def detection(self, groups: Groups, described: Mapping[str, Any], drop_head: bool) -> Detection:
+        """Roles, then shapes, the architecture, a head of another name, traits, and what is wrong with all that."""
+        self.give_roles(groups)
+        self.refuse_impossible_shapes()
+        config = self.architecture()
+        head = self.take_head(config)
+        if head:
+            config = self.architecture()
+        traits = decide(self.layout, config, described, recorded_traits(self.checkpoint, self.layout))
+        config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
+        if drop_head and config.num_classes is None:
+            self.drop_strangers()
+        self.refuse_problems(config)
+        return Detection(
+            layout=self.layout,
+            framework=self.framework,
+            config=config,
+            origins={name: trait.origin for name, trait in traits.items()},
+            roles={role: self.roles[role] for role in shapes(config)},
+            scales={
+                norm: (self.roles[f"{norm}{SCALE}.weight"], self.roles[f"{norm}{SCALE}.bias"])
+                for norm in self.scaled(config)
+            },
+            counters=self.counters,
+            dropped=tuple(self.dropped),
+            head=head,
+        )
+
+    def give_roles(self, groups: Groups) -> None:
+        """Gives each tensor its role by the canonical name of its layer; those that have none become strangers."""
+        for layer, parameters in groups.items():
+            canonical = self.named[layer]
+            of = kind(canonical or "")
+            for parameter, name in parameters.items():
+                canonical_parameter = self.framework.canonical_parameter(of, parameter) if canonical else None
+                role = f"{canonical}.{canonical_parameter}"
+                if canonical and of == "norm" and self.framework.counter and parameter == self.framework.counter:
+                    self.counters[canonical] = name
+                elif canonical_parameter and role not in self.roles:
+                    self.roles[role] = name
+                elif canonical_parameter:
+                    raise self.misfit(f"{quoted(name)} stands for {role} a second time")
+                elif name.rpartition(".")[2] in self.layout.extra:
+                    self.dropped.append(name)
+                else:
+                    self.strangers.setdefault(layer, {})[parameter] = name
+
+    def refuse_impossible_shapes(self) -> None:
+        """Refuses kernels and scales of a rank that no such layer has, from which nothing can be told."""
+        if impossible := [name for role, name in self.roles.items() if not is_possible(role, self.shape(role, name))]:
+            found = listed((f"{name} {self.checkpoint.tensors[name].shape}" for name in impossible), width=200)
+            raise self.misfit(f"size mismatch for {found}, which no such layer has", len(impossible))
+
+    def architecture(self) -> DenseNetConfig:
+        """The configuration that names and shapes describe, with default traits."""
+        found = {role: self.shape(role, name) for role, name in self.roles.items()}
+        first = ("stem.conv.weight", "stem.conv1.weight")
+        if not any(role in found for role in first):  # so that all else that is missing can be named with it
+            found = {first["stem.conv2.weight" in found]: (1, 3, 7, 7), **found}
+        try:
+            return infer_config(found, self.layout.architecture)
+        except LayoutError as error:
+            raise self.misfit(str(error)) from None
+
+    def take_head(self, config: DenseNetConfig) -> str:
+        """Makes the one layer left over the classifier, where it is a dense layer on the net's features; its name."""
+        if len(self.strangers) != 1 or config.num_classes is not None:
+            return ""
+        ((layer, parameters),) = self.strangers.items()
+        head = {self.framework.canonical_parameter("dense", parameter): name for parameter, name in parameters.items()}
+        if head.keys() != {"weight", "bias"}:
+            return ""
+        kernel = self.shape(f"{CLASSIFIER}.weight", head["weight"])
+        if len(kernel) != 2 or not all(kernel) or kernel[1] % config.features:
+            return ""
+        self.roles |= {f"{CLASSIFIER}.{parameter}": name for parameter, name in head.items()}
+        del self.strangers[layer]
+        return layer
+
+    def drop_strangers(self) -> None:
+        """Leaves out the layers without a role that can belong to a head."""
+        for layer, parameters in list(self.strangers.items()):
+            if self.have_no_kernel(parameters.values()):
+                self.dropped += self.strangers.pop(layer).values()
+
+    def refuse_problems(self, config: DenseNetConfig) -> None:
+        """Names every tensor that is missing, unexpected, or of another size or kind, all at once."""
+        tensors, expected = self.checkpoint.tensors, dict(shapes(config))
+        for norm in self.scaled(config):
+            expected |= {f"{norm}{SCALE}.{each}": expected[f"{norm}.{each}"] for each in ("weight", "bias")}
+        spelled = {
+            self.roles.get(role) or self.spelled(role, config): self.framework.own_shape(_kind_of(role), shape)
+            for role, shape in expected.items()
+        }
+        strangers = [name for parameters in self.strangers.values() for name in parameters.values()]
+        strangers += [name for norm, name in self.counters.items() if f"{norm}.weight" not in expected]
+        given = {name: tensors[name].shape for name in (*self.roles.values(), *strangers)}
+        problems = misfits(given, spelled)
+        only_strangers = bool(strangers) and given.keys() - spelled.keys() == set(strangers)
+        if only_strangers and config.num_classes is None and self.have_no_kernel(strangers):
+            problems.append("what is unexpected may be a head, which --head drop leaves out")
+        counters = [(name, tensors[name]) for name in self.counters.values()]
+        if odd := [name for name, tensor in counters if tensor.shape or tensor.dtype.kind not in "iu"]:
+            problems.append(f"step counters that are no single whole number: {listed(odd)}")
+        weights = [self.roles[role] for role in shapes(config) if role in self.roles]
+        if whole := [name for name in weights if tensors[name].dtype.kind in "iub"]:
+            problems.append(f"whole numbers where weights should be: {listed(whole)}")
+        if problems:
+            wrong = [name for name in given.keys() | spelled.keys() if given.get(name) != spelled.get(name)]
+            raise self.misfit("; ".join(problems), len(wrong))
+        if self.checkpoint.nameless and self.layout.nameless and (reason := self.layout.cannot_build(config)):
+            raise self.misfit(reason)
+
+    def scaled(self, config: DenseNetConfig) -> list[str]:
+        """The normalisations that a scale layer follows."""
+        return [layer.name for layer in layers(config) if layer.kind == "norm" and self.layout.scales]
+
+    def shape(self, role: str, name: str) -> Shape:
+        """The canonical shape that a tensor has in a role."""
+        return self.framework.canonical_shape(_kind_of(role), self.checkpoint.tensors[name].shape)
+
+    def have_no_kernel(self, names: Iterable[str]) -> bool:
+        """Whether none of the tensors is a convolution's."""
+        return all(len(self.checkpoint.tensors[name].shape) < 3 for name in names)
+
+    def spelled(self, role: str, config: DenseNetConfig) -> str:
+        """What the layout calls a canonical tensor that is missing; the role where it has no name for it."""
+        layer, _, parameter = role.rpartition(".")
+        try:
+            name = self.framework.spell(self.layout.spelling(config).layer(layer), kind(layer), parameter)
+        except LayoutError:
+            name = role
+        while name in self.checkpoint.tensors:  # a tensor that has another role, or a stranger
+            name = f"{name} ({role})"
+        return name
+
+    def misfit(self, reason: str, wrong: int = 0) -> MisfitError:
+        """The error that says why the layout does not fit."""
+        known = sum(canonical is not None for canonical in self.named.values())
+        return MisfitError(reason, self.layout, known, len(self.named), wrong)
 
 
-def _head(
-    strangers: Mapping[str, Mapping[str, str]], checkpoint: Checkpoint, framework: Framework, config: DenseNetConfig
-) -> str:
-    """The one layer left over, where it is a dense layer on the net's features, pooled or flattened; else ""."""
-    if len(strangers) != 1 or config.num_classes is not None:
-        return ""
-    ((layer, parameters),) = strangers.items()
-    own = {framework.canonical_parameter("dense", parameter): name for parameter, name in parameters.items()}
-    if own.keys() != {"weight", "bias"}:
-        return ""
-    kernel = framework.canonical_shape("dense", checkpoint.tensors[own["weight"]].shape)
-    return layer if len(kernel) == 2 and all(kernel) and kernel[1] % config.features == 0 else ""
-
-
-def _with_stem(canonical_shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """The shapes, and one for the first convolution where it is missing, so that all that is missing can be named."""
-    first = ("stem.conv.weight", "stem.conv1.weight")
-    if any(name in canonical_shapes for name in first):
-        return canonical_shapes
-    return {first["stem.conv2.weight" in canonical_shapes]: (1, 3, 7, 7), **canonical_shapes}
-
-
-def _is_counter(tensor: Tensor) -> bool:
-    return tensor.shape == () and tensor.dtype.kind in "iu"
-
-
-def _role_shape(role: str, shape: Shape, framework: Framework) -> Shape:
-    return framework.canonical_shape(kind(role.rpartition(".")[0].removesuffix(SCALE)), shape)
-
-
-def _own_name(role: str, spelling: Spelling, framework: Framework, layout: Layout) -> str:
-    """What a layout calls a canonical tensor, for a message."""
-    layer, _, parameter = role.rpartition(".")
-    try:
-        return role if layout.numbered else framework.spell(spelling.layer(layer), kind(layer), parameter)
-    except LayoutError:
-        return role
+def _kind_of(role: str) -> Kind:
+    return kind(role.rpartition(".")[0])

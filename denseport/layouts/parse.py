@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.frameworks import FRAMEWORKS
+from denseport.layouts.frameworks import FRAMEWORKS, Framework
 from denseport.layouts.spec import Layout, Names, Variant
 from denseport.layouts.template import Template
 from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 from denseport.preprocessing import PREPROCESSING
 
 FOLDER = Path(__file__).parent
+SHIPPED = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
+MAX_FILE_BYTES = 1 << 20
+MAX_NAME = 200
+
+# The canonical names of layers, which are the keys of [names].
 LAYERS = (
     "stem.conv",
     "stem.norm",
@@ -33,30 +38,27 @@ LAYERS = (
     "head.classifier",
 )
 NORMS = frozenset(layer for layer in LAYERS if ".norm" in layer)
-CONFIG_FACTS = frozenset(field.name for field in fields(DenseNetConfig)) - {"traits"}
 # What the presence of tensors shows; a layout may know better, so that a tensor it must have is missed.
-STRUCTURE = frozenset({"dimensions", "stem_kernel", "stem_norm", "bottleneck_norm", "final_norm", "conv_bias"})
-DERIVED_FACTS = frozenset({"blocks", "bn_size", "compression"})
+STRUCTURE = ("dimensions", "stem_kernel", "stem_norm", "bottleneck_norm", "final_norm", "conv_bias")
+CONFIG_FACTS = frozenset(field.name for field in fields(DenseNetConfig)) - {"traits"}
+
+# The keys that each section of a layout file may have.
 SECTIONS: Mapping[str, frozenset[str]] = {
     "names": frozenset(LAYERS),
     "plain": frozenset(LAYERS),
     "scales": NORMS,
     "numbered": frozenset({"stem", "conv", "norm", "dense"}),
     "traits": TRAIT_NAMES,
-    "architecture": STRUCTURE,
-    "builds": CONFIG_FACTS | DERIVED_FACTS,
+    "architecture": frozenset(STRUCTURE),
+    "builds": CONFIG_FACTS | {"blocks", "bn_size", "compression"},
 }
-FLAGS: Mapping[str, bool] = {"counters": False, "nameless": False, "detected": True}
-TEXTS = ("title", "source", "note", "extends", "nested", "preprocessing")
-KEYS = frozenset({*SECTIONS, *FLAGS, *TEXTS, "frameworks", "variants", "extra"})
-MAX_FILE_BYTES = 1 << 20
-MAX_NAME = 200
+NOT_INHERITED = frozenset({"extends", "note", "nameless", "detected"})
 
 
 @cache
 def known_layouts() -> Mapping[str, Layout]:
     """The layouts that ship with the package, by name."""
-    return {file.stem: _known(file.stem).layout() for file in sorted(FOLDER.glob("*.toml"))}
+    return {name: _known(name).layout() for name in SHIPPED}
 
 
 def known_text(name: str) -> str:
@@ -105,60 +107,30 @@ class _Parser:
             raise LayoutError(f"{file}: is not TOML: {quoted(error)}; correct that line") from None
 
     def layout(self) -> Layout:
-        for key in self.table.keys() - KEYS:
+        for key in self.table.keys() - KEYS.keys():
             raise self.wrong(key, f"is no key of a layout; the keys are {', '.join(sorted(KEYS))}")
-        for key in TEXTS:
-            if not isinstance(self.table.get(key, ""), str):
-                raise self.wrong(key, "must be a string")
-        base = self.base()
+        table = {"frameworks": None, **self.merged()}
+        values = {key: KEYS[key](self, key, value) for key, value in table.items() if key != "extends"}
+        names, scales, numbered = values["names"], values["scales"], values["numbered"]
+        if numbered and not {"conv", "norm", "dense"} <= numbered.keys():
+            raise self.wrong("numbered", "must name all of conv, norm and dense")
+        if scales and not names.keys() & NORMS <= scales.keys():
+            raise self.wrong("scales", "must name the scale layer of every normalisation that [names] has")
+        if bool(names) == bool(numbered):
+            raise self.wrong("names", "is missing; a layout needs [names], or [numbered] where layers have no names")
+        return Layout(name=Path(self.file).stem, **values)
+
+    def merged(self) -> dict[str, Any]:
+        """The keys of this file over those of the layout that it extends, sections key by key."""
+        base = {}
+        if (name := self.table.get("extends")) is not None:
+            if f"{name}.toml" == Path(self.file).name or name not in SHIPPED:
+                raise self.wrong("extends", f"must name another layout that ships with denseport, not {quoted(name)}")
+            base = {key: value for key, value in _known(name).merged().items() if key not in NOT_INHERITED}
         sections = {section: {**base.get(section, {}), **self.section(section)} for section in SECTIONS}
         if self.table.get("names"):
             sections["numbered"] = self.section("numbered")
-        for section in ("architecture", "builds"):  # `any` takes back what the extended layout says
-            sections[section] = {fact: own for fact, own in sections[section].items() if own != "any"}
-        names = {name: self.names(sections[name]) for name in ("names", "plain", "scales")}
-        if sections["numbered"] and not {"conv", "norm", "dense"} <= sections["numbered"].keys():
-            raise self.wrong("numbered", "must name all of conv, norm and dense")
-        if names["scales"].keys() and not names["names"].keys() & NORMS <= names["scales"].keys():
-            raise self.wrong("scales", "must name the scale layer of every normalisation that [names] has")
-        if bool(names["names"]) == bool(sections["numbered"]):
-            raise self.wrong("names", "is missing; a layout needs [names], or [numbered] where layers have no names")
-        return Layout(
-            name=Path(self.file).stem,
-            title=self.table.get("title", base.get("title", "")),
-            source=self.table.get("source", base.get("source", "")),
-            note=self.table.get("note", ""),
-            frameworks=tuple(FRAMEWORKS[name] for name in self.frameworks(base)),
-            names=names["names"],
-            plain=names["plain"],
-            scales=names["scales"],
-            numbered={kind: self.strings(kind, own) for kind, own in sections["numbered"].items()},
-            traits=self.traits("traits", sections["traits"]),
-            variants=tuple(self.variant(variant) for variant in self.table.get("variants", base.get("variants", []))),
-            architecture=self.facts(sections["architecture"]),
-            builds=_hashable(sections["builds"]),
-            extra=self.strings("extra", extra) if (extra := self.table.get("extra", base.get("extra"))) else (),
-            nested=self.table.get("nested", base.get("nested", "")),
-            preprocessing=self.preprocessing(base),
-            file="",
-            **{flag: self.flag(flag, base.get(flag, default)) for flag, default in FLAGS.items()},
-        )
-
-    def base(self) -> dict[str, Any]:
-        """The table of the layout that this one extends, with what that one extends, or an empty one."""
-        name = self.table.get("extends")
-        if name is None:
-            return {}
-        if not re.fullmatch(r"[a-z0-9.-]{1,100}", name) or f"{name}.toml" == Path(self.file).name:
-            raise self.wrong("extends", "must name another layout that ships with denseport")
-        try:
-            extended = _known(name)
-        except FileNotFoundError:
-            raise self.wrong("extends", f"names {quoted(name)}, which is no layout that ships with denseport") from None
-        base, own = extended.base(), extended.table
-        merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in SECTIONS}
-        inherited = {key: value for key, value in own.items() if key not in (*SECTIONS, "nameless", "detected")}
-        return {**base, **inherited, **merged}
+        return {**base, **self.table, **sections}
 
     def section(self, section: str) -> dict[str, Any]:
         table = self.table.get(section, {})
@@ -168,36 +140,46 @@ class _Parser:
             raise self.wrong(key, f"is no key of [{section}]; the keys are {listed(sorted(SECTIONS[section]), 30)}")
         return table
 
-    def frameworks(self, base: Mapping[str, Any]) -> list[str]:
-        named = self.table.get("frameworks", base.get("frameworks"))
-        if not isinstance(named, list) or not named or not all(name in FRAMEWORKS for name in map(str, named)):
-            raise self.wrong("frameworks", f"must list one or more of {', '.join(FRAMEWORKS)}")
-        return named
+    def words(self, key: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.wrong(key, "must be a string")
+        return value
 
-    def preprocessing(self, base: Mapping[str, Any]) -> str:
-        name: str = self.table.get("preprocessing", base.get("preprocessing", "none"))
-        if name not in PREPROCESSING:
-            raise self.wrong("preprocessing", f"must be one of {', '.join(PREPROCESSING)}")
-        return name
+    def flag(self, key: str, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise self.wrong(key, "must be true or false")
+        return value
 
-    def names(self, table: Mapping[str, Any]) -> Names:
-        parsed: dict[str, tuple[Template, ...]] = {}
-        for canonical, own in table.items():
-            if own == []:  # a layer of the extended layout that this one has not
-                continue
-            try:
-                parsed[canonical] = tuple(Template(spelling) for spelling in self.strings(canonical, own))
-            except LayoutError as error:
-                raise self.wrong(canonical, f"is wrong: {error}") from None
-            if any(template.letters != Template(canonical).letters for template in parsed[canonical]):
-                raise self.wrong(canonical, "must have the same indices on both sides")
-        return parsed
+    def frameworks(self, key: str, value: object) -> tuple[Framework, ...]:
+        if not isinstance(value, list) or not value or not all(name in FRAMEWORKS for name in map(str, value)):
+            raise self.wrong(key, f"must list one or more of {', '.join(FRAMEWORKS)}")
+        return tuple(FRAMEWORKS[name] for name in value)
 
-    def strings(self, key: str, own: object) -> tuple[str, ...]:
-        every = own if isinstance(own, list) else [own]
-        if not every or not all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in every):
+    def preprocessing(self, key: str, value: object) -> str:
+        if str(value) not in PREPROCESSING:
+            raise self.wrong(key, f"must be one of {', '.join(PREPROCESSING)}")
+        return str(value)
+
+    def strings(self, key: str, value: object) -> tuple[str, ...]:
+        every = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in every):
             raise self.wrong(key, f"must be a string of 1 to {MAX_NAME} characters, or a list of such strings")
         return tuple(every)
+
+    def spellings(self, _: str, table: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+        """Names by their key; `[]` takes back what the extended layout has there."""
+        return {key: self.strings(key, value) for key, value in table.items() if value != []}
+
+    def names(self, section: str, table: Mapping[str, object]) -> Names:
+        names: dict[str, tuple[Template, ...]] = {}
+        for canonical, spellings in self.spellings(section, table).items():
+            try:
+                names[canonical] = tuple(map(Template, spellings))
+            except LayoutError as error:
+                raise self.wrong(canonical, f"is wrong: {error}") from None
+            if any(template.letters != Template(canonical).letters for template in names[canonical]):
+                raise self.wrong(canonical, "must have the same indices on both sides")
+        return names
 
     def traits(self, key: str, table: object) -> dict[str, Any]:
         if not isinstance(table, dict) or table.keys() - TRAIT_NAMES:
@@ -208,47 +190,61 @@ class _Parser:
             raise LayoutError(f"{self.file}: [{key}]: {error}") from None
         return table
 
-    def variant(self, variant: object) -> Variant:
-        match variant:
-            case {"when": dict(when), "traits": dict(traits), **rest} if not rest and not when.keys() - CONFIG_FACTS:
-                return Variant(_hashable(when), self.traits("variants", traits))
-        raise self.wrong("variants", "must each have `when`, a table of architecture, and `traits`, a table of traits")
+    def variants(self, key: str, value: object) -> tuple[Variant, ...]:
+        variants = []
+        for variant in value if isinstance(value, list) else [value]:
+            match variant:
+                case {"when": dict(when), "traits": dict(traits), **rest} if not rest and when.keys() <= CONFIG_FACTS:
+                    variants.append(Variant(self.facts(key, when), self.traits(key, traits)))
+                case _:
+                    raise self.wrong(key, "must each have `when`, a table of architecture, and `traits`")
+        return tuple(variants)
 
-    def facts(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _hashable(table)
+    def facts(self, _: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts of an architecture; `any` takes back what the extended layout says of one."""
+        facts = {fact: tuple(value) if isinstance(value, list) else value for fact, value in table.items()}
+        return {fact: value for fact, value in facts.items() if value != "any"}
+
+    def architecture(self, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        facts = self.facts(key, table)
         for fact, value in facts.items():
             wanted = type(getattr(DenseNetConfig(), fact))
             if type(value) is not wanted:
                 raise self.wrong(fact, f"must be a {wanted.__name__}")
         return facts
 
-    def flag(self, flag: str, default: bool) -> bool:
-        value = self.table.get(flag, default)
-        if not isinstance(value, bool):
-            raise self.wrong(flag, "must be true or false")
-        return value
-
     def wrong(self, key: str, why: str) -> LayoutError:
-        return LayoutError(f"{self.file}: {quoted(key)} {why}{self.line_of(key)}")
+        """The error of a key, with the line where it stands in this file."""
+        here = re.compile(rf"""\s*\[*["']?{re.escape(key)}["']?\s*[=\]]""")
+        line = next((n for n, line in enumerate(self.text.splitlines(), 1) if here.match(line)), None)
+        return LayoutError(f"{self.file}: {quoted(key)} {why}" + (f" (line {line})" if line else ""))
 
-    def line_of(self, key: str) -> str:
-        """Where a key stands in the file, for an error; "" where it does not."""
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if re.match(rf"""\s*\[*["']?{re.escape(key)}["']?\s*[=\]]""", line):
-                return f" (line {number})"
-        return ""
+
+# How each key of a layout file is read; what it means, and what it is where it is missing, says `Layout`.
+KEYS: Mapping[str, Callable[[_Parser, str, Any], Any]] = {
+    "extends": _Parser.words,
+    "title": _Parser.words,
+    "source": _Parser.words,
+    "note": _Parser.words,
+    "frameworks": _Parser.frameworks,
+    "preprocessing": _Parser.preprocessing,
+    "counters": _Parser.flag,
+    "nameless": _Parser.flag,
+    "detected": _Parser.flag,
+    "nested": _Parser.words,
+    "extra": _Parser.strings,
+    "names": _Parser.names,
+    "plain": _Parser.names,
+    "scales": _Parser.names,
+    "numbered": _Parser.spellings,
+    "traits": _Parser.traits,
+    "variants": _Parser.variants,
+    "architecture": _Parser.architecture,
+    "builds": _Parser.facts,
+}
 
 
 @cache
 def _known(name: str) -> _Parser:
-    """The layout of that name which ships with the package; many extend the same few.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
+    """The layout of that name which ships with the package; many extend the same few."""
     return _Parser(known_text(name), f"{name}.toml")
-
-
-def _hashable(table: Mapping[str, Any]) -> dict[str, Any]:
-    """TOML's lists as the tuples that `DenseNetConfig` holds."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from denseport.errors import LayoutError
 from denseport.layouts.frameworks import Framework
-from denseport.layouts.template import Template, canonical_template, outline
+from denseport.layouts.template import SCALE, Spelling, Template
 from denseport.net.config import DenseNetConfig
-from denseport.net.graph import Kind, kind, layers
+from denseport.net.graph import CLASSIFIER, Kind, layers
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
 EPSILON_ROUNDING = 2e-8
+
+# What another trait does. Sizes are relative to the largest logit of a DenseNet-121; they depend on the weights.
+EFFECTS = {
+    "epsilon": "which moves the logits by 1e-5 or so for 1e-6 more, and by 1e-2 or so for 1e-3",
+    "padding": "which shifts the stem at even image sizes and moves the logits there by 1 to 5 %",
+    "stem_stride": "which changes the size of every map",
+    "stem_pool": "which changes the size or the values of every map",
+    "final_activation": "which lets negative features through to the classifier, or cuts them off",
+}
 
 Names = Mapping[str, tuple[Template, ...]]
 
@@ -31,50 +40,55 @@ class Variant:
 class Layout:
     """One layout; the mapping from its names back to the canonical ones is derived from `names`.
 
+    A layout file has a key for each attribute but `name` and `file`; a default is what a missing key means.
+
     Attributes:
-        name: What `--from-layout` and `--to-layout` call it.
+        name: What `--from-layout` and `--to-layout` call it: the name of its file without `.toml`.
+        file: The TOML file that a user named, or "" for a layout that ships with the package.
+        frameworks: Whose parameter names and axes apply: `torch`, `keras` or `theano` (Keras on Theano, with channels
+            first); a format's own framework is taken where there are several.
         title: What it is, in a line.
         source: Upstream file and symbol that the facts were read from.
-        note: What a user should know wherever the layout was detected, or "".
-        frameworks: Whose parameter names and axes apply; a format's own framework is taken where there are several.
-        names: Canonical layer template to this layout's spellings; all are read, the first is written.
+        note: What a user should know wherever the layout is detected.
+        preprocessing: What the layout's own library does to images first, by its name in `PREPROCESSING`.
+        names: Canonical layer template to this layout's spelling, or to a list of them: all are read, the first is
+            written.
         plain: The same for the layers of nets without bottleneck, where those are called otherwise.
         scales: Canonical normalisation template to the spellings of the scale layer that follows it, folded when read.
-        numbered: Class names of layers that have only a class and a number, by kind, and perhaps the name of the
-            `stem`'s convolution, the only one with a name; then `names` is empty.
+        numbered: Class names of layers that have only a class and a number, by kind (`conv`, `norm`, `dense`), and
+            perhaps the name of the `stem`'s convolution, the only one with a name; then there are no `names`.
         traits: What every net of this layout has; a trait that is not named is free.
         variants: Traits that only some of its nets have.
         architecture: Fields of `DenseNetConfig` that are the same in every net of this layout.
         builds: What the layout's own library can build, beyond `architecture`; `*` stands for any value but None.
-        extra: Tensors that such a net may have and that are none of its weights; they are left out, and it is said.
-        nested: The name of the model within the model that holds everything but the classifier, or "".
+        extra: Tensors that such a net may have and that are none of its weights, by the last part of their names; they
+            are left out, and it is said.
+        nested: The name of the model within the model that holds everything but the classifier.
         counters: Whether the step counters of normalisations are written.
         nameless: Whether a file that records no layer names is taken to be of this layout.
         detected: Whether the layout is recognised by itself; else it must be asked for.
-        preprocessing: What the layout's own library does to images first, by its name in `PREPROCESSING`.
-        file: The TOML file that a user named, or "" for a layout that ships with the package.
     """
 
     name: str
-    title: str
-    source: str
-    note: str
     frameworks: tuple[Framework, ...]
-    names: Names
-    plain: Names
-    scales: Names
-    numbered: Mapping[str, tuple[str, ...]]
-    traits: Mapping[str, Any]
-    variants: tuple[Variant, ...]
-    architecture: Mapping[str, Any]
-    builds: Mapping[str, Any]
-    extra: tuple[str, ...]
-    nested: str
-    counters: bool
-    nameless: bool
-    detected: bool
-    preprocessing: str
-    file: str
+    file: str = ""
+    title: str = ""
+    source: str = ""
+    note: str = ""
+    preprocessing: str = "none"
+    names: Names = field(default_factory=dict)
+    plain: Names = field(default_factory=dict)
+    scales: Names = field(default_factory=dict)
+    numbered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    builds: Mapping[str, Any] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    nested: str = ""
+    counters: bool = False
+    nameless: bool = False
+    detected: bool = True
 
     def framework_for(self, native: str) -> Framework:
         """The framework whose conventions a file takes, given the one that its format is native to."""
@@ -95,8 +109,34 @@ class Layout:
     @cached_property
     def spellings(self) -> tuple[Spelling, ...]:
         """How the layout calls layers: of nets with a bottleneck, and of those without where that is otherwise."""
-        both = ({**self.names, **self.plain},) if self.plain else ()
-        return tuple(Spelling(self, names) for names in (self.names, *both))
+        usual = {**self.names, **{f"{norm}{SCALE}": spellings for norm, spellings in self.scales.items()}}
+        plain = ({**usual, **self.plain},) if self.plain else ()
+        return tuple(Spelling(self.name, names) for names in (usual, *plain))
+
+    def layer_names(self, config: DenseNetConfig) -> dict[str, str]:
+        """The layout's name for each layer of an architecture, by its canonical name, in graph order.
+
+        Raises:
+            LayoutError: The layout has no name for one of them.
+        """
+        if not self.numbered:
+            spelling = self.spelling(config)
+            return {layer.name: spelling.layer(layer.name) for layer in layers(config)}
+        names, counts = {}, Counter[Kind]()
+        for layer in layers(config):
+            if layer.name == "stem.conv" and "stem" in self.numbered:
+                names[layer.name] = self.numbered["stem"][0]
+            else:  # as Keras names layers that have no name: a class, and how many of it came before
+                number = counts[layer.kind]
+                names[layer.name] = self.numbered[layer.kind][0] + (f"_{number}" if number else "")
+                counts[layer.kind] += 1
+        return names
+
+    def nesting(self, config: DenseNetConfig) -> dict[str, str]:
+        """The layers that an inner model holds, each with that model's name; none where there is no classifier."""
+        if not self.nested or config.num_classes is None:
+            return {}
+        return {name: self.nested for canonical, name in self.layer_names(config).items() if canonical != CLASSIFIER}
 
     def cannot_build(self, config: DenseNetConfig) -> str:
         """Why the layout's own library cannot build an architecture, or "" where it can."""
@@ -107,85 +147,15 @@ class Layout:
                 return f"layout {self.name} has {fact} {wanted}, this net has {shown}"
         return ""
 
-    def differs(self, config: DenseNetConfig) -> dict[str, tuple[Any, Any]]:
-        """The traits in which a net of this layout computes something else than `config`: the layout's, the net's.
+    def mismatches(self, config: DenseNetConfig) -> dict[str, str]:
+        """A sentence for each trait in which a net of this layout computes something else than `config`.
 
         Concatenation order is none of them, since weights are reordered for it; nor is what follows the logits.
         """
-        different = {}
-        for trait, own in self.traits_of(config).items():
+        sentences = {}
+        for trait, wanted in self.traits_of(config).items():
             value = getattr(config.traits, trait)
-            close = trait == "epsilon" and abs(value - own) <= EPSILON_ROUNDING
-            if trait not in ("head_activation", "concatenation") and value != own and not close:
-                different[trait] = (own, value)
-        return different
-
-    def nesting(self, config: DenseNetConfig) -> dict[str, str]:
-        """The layers that an inner model holds, each with that model's name; none where there is no classifier."""
-        if not self.nested or config.num_classes is None:
-            return {}
-        body = [layer.name for layer in layers(config) if layer.kind != "dense"]
-        return {self.spelling(config).layer(layer): self.nested for layer in body}
-
-
-class Spelling:
-    """A layout's names for layers, in both directions."""
-
-    def __init__(self, layout: Layout, names: Names) -> None:
-        self._layout = layout
-        self._names = names
-        every = [(Template(canonical), own, "") for canonical, spellings in names.items() for own in spellings]
-        every += [
-            (Template(canonical), own, ".scale") for canonical, spellings in layout.scales.items() for own in spellings
-        ]
-        # A name without indices goes before a template that would fit it too.
-        self._readings: dict[str, list[tuple[Template, Template, str]]] = {}
-        for reading in sorted(every, key=lambda reading: len(reading[1].letters)):
-            self._readings.setdefault(reading[1].outline, []).append(reading)
-
-    def layer(self, canonical: str) -> str:
-        """The layout's name for a canonical layer.
-
-        Raises:
-            LayoutError: The layout has no such layer.
-        """
-        return self._spelled(self._names, canonical)
-
-    def scale(self, canonical: str) -> str:
-        """The layout's name for the scale layer that follows a canonical normalisation."""
-        return self._spelled(self._layout.scales, canonical)
-
-    def canonical(self, layer: str) -> str | None:
-        """The canonical name of one of this layout's layers, or None where it is none.
-
-        The scale layer of a normalisation is that one's canonical name and `.scale`.
-        """
-        for canonical, own, suffix in self._readings.get(outline(layer), ()):
-            if (indices := own.indices(layer)) is not None:
-                return canonical.format(indices) + suffix
-        return None
-
-    def _spelled(self, names: Names, canonical: str) -> str:
-        template, indices = canonical_template(canonical)
-        if template not in names:
-            raise LayoutError(
-                f"layout {self._layout.name} has no name for {canonical}; choose another --to-layout, such as denseport"
-            )
-        return names[template][0].format(indices)
-
-
-class Numbering:
-    """The names that Keras gives to layers that have none: a class and how many of it came before, counted from 0."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._classes = layout.numbered
-        self._counts: dict[Kind, int] = {}
-
-    def layer(self, canonical: str) -> str:
-        """The name of the next layer of its kind."""
-        if canonical == "stem.conv" and "stem" in self._classes:
-            return self._classes["stem"][0]
-        of = kind(canonical)
-        number = self._counts.get(of, 0)
-        self._counts[of] = number + 1
-        return self._classes[of][0] + (f"_{number}" if number else "")
+            close = trait == "epsilon" and abs(value - wanted) <= EPSILON_ROUNDING
+            if trait not in ("head_activation", "concatenation") and value != wanted and not close:
+                sentences[trait] = f"layout {self.name} has {trait} {wanted}, this net has {value}, {EFFECTS[trait]}"
+        return sentences

@@ -1,4 +1,7 @@
-"""Name templates with indices, `features.denseblock{b}.denselayer{l}.norm1`, that read in both directions."""
+"""Names of layers, read and written: templates such as `features.denseblock{b}.denselayer{l}.norm1`.
+
+Matching cannot backtrack, and what a template reads it writes back the same.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9])?\}")
 CANONICAL_INDEX = re.compile(r"(block|layer|transition|stem\.conv|stem\.norm)([1-9][0-9]*)")
 NUMBER = re.compile(r"[0-9]+")
 LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "stem.norm": "s"}
+# A scale layer's canonical name is that of the normalisation that it follows, and this.
+SCALE = "-scale"
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Template:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """It cannot backtrack, since a literal divides any two indices; whether indices agree is no part of it."""
+        """Cannot backtrack, since a literal divides any two indices; whether those agree is seen afterwards."""
         literals = PLACEHOLDER.split(self.text)[::3]
         return re.compile(r"(0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals))
 
@@ -84,3 +89,36 @@ def canonical_template(layer: str) -> tuple[str, dict[str, int]]:
         return f"{found[1]}{{{letter}}}"
 
     return CANONICAL_INDEX.sub(placeholder, layer), indices
+
+
+class Spelling:
+    """A layout's names for layers, in both directions; `names` are canonical templates to the layout's spellings."""
+
+    def __init__(self, layout: str, names: Mapping[str, tuple[Template, ...]]) -> None:
+        self._layout = layout
+        self._names = names
+        # A name without indices goes before a template that would fit it too.
+        every = [(Template(canonical), spelled) for canonical, spellings in names.items() for spelled in spellings]
+        self._readings: dict[str, list[tuple[Template, Template]]] = {}
+        for canonical, spelled in sorted(every, key=lambda reading: len(reading[1].letters)):
+            self._readings.setdefault(spelled.outline, []).append((canonical, spelled))
+
+    def layer(self, canonical: str) -> str:
+        """The layout's name for a canonical layer.
+
+        Raises:
+            LayoutError: The layout has no such layer.
+        """
+        template, indices = canonical_template(canonical)
+        if template not in self._names:
+            raise LayoutError(
+                f"layout {self._layout} has no name for {canonical}; choose another --to-layout, such as denseport"
+            )
+        return self._names[template][0].format(indices)
+
+    def canonical(self, layer: str) -> str | None:
+        """The canonical name of one of the layout's layers, or None where it is none."""
+        for canonical, spelled in self._readings.get(outline(layer), ()):
+            if (indices := spelled.indices(layer)) is not None:
+                return canonical.format(indices)
+        return None

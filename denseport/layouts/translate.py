@@ -16,7 +16,8 @@ from denseport.layouts.detect import detect
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
-from denseport.layouts.spec import Layout, Numbering
+from denseport.layouts.spec import Layout
+from denseport.layouts.template import SCALE
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers
 from denseport.net.weights import Weights
@@ -36,7 +37,7 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
         if parameter == "weight" and layer == CLASSIFIER and found.config.head_shape:
             tensor = _reordered(tensor, found.framework, found.config, canonical=True)
         if layer in found.scales and parameter in ("weight", "bias"):
-            scale, shift = (checkpoint.tensors[own] for own in found.scales[layer])
+            scale, shift = (checkpoint.tensors[part] for part in found.scales[layer])
             tensor = _folded(tensor, scale, shift if parameter == "bias" else None)
         tensors[role] = tensor
     counters = {norm: checkpoint.tensors[name] for norm, name in found.counters.items()}
@@ -52,25 +53,24 @@ def from_canonical(weights: Weights, layout: Layout, framework: Framework) -> di
         LayoutError: The layout has no name for one of the layers.
     """
     weights = weights.concatenated(layout.traits.get("concatenation", weights.config.traits.concatenation))
-    spelling = layout.spelling(weights.config)
-    numbering = Numbering(layout)
+    spelling, names = layout.spelling(weights.config), layout.layer_names(weights.config)
     tensors: dict[str, Tensor] = {}
     for layer in layers(weights.config):
-        own = numbering.layer(layer.name) if layout.numbered else spelling.layer(layer.name)
+        name = names[layer.name]
         for parameter in layer.shapes:
             tensor = weights.tensors[f"{layer.name}.{parameter}"]
             if parameter == "weight" and layer.name == CLASSIFIER and weights.config.head_shape:
                 tensor = _reordered(tensor, framework, weights.config, canonical=False)
-            tensors[framework.spell(own, layer.kind, parameter)] = _from_canonical(tensor, layer.kind, framework)
+            tensors[framework.spell(name, layer.kind, parameter)] = _from_canonical(tensor, layer.kind, framework)
         if layer.kind == "norm" and layout.scales:
             width, dtype = layer.shapes["weight"], weights.tensors[f"{layer.name}.weight"].dtype
-            scale = spelling.scale(layer.name)
+            scale = spelling.layer(f"{layer.name}{SCALE}")
             tensors[framework.spell(scale, "norm", "weight")] = Tensor.of(np.ones(width, dtype))
             # x + -0.0 is x, bit by bit, for a negative zero too.
             tensors[framework.spell(scale, "norm", "bias")] = Tensor.of(np.full(width, -0.0, dtype))
         if layer.kind == "norm" and framework.counter and layout.counters:
             counter = weights.counters.get(layer.name, Tensor.of(np.zeros((), np.int64)))
-            tensors[f"{own}{framework.separator}{framework.counter}"] = counter
+            tensors[f"{name}{framework.separator}{framework.counter}"] = counter
     return tensors
 
 
@@ -87,17 +87,17 @@ def _from_canonical(tensor: Tensor, of: Kind, framework: Framework) -> Tensor:
 def _rotated(tensor: Tensor) -> Tensor:
     """A kernel (O, I, *spatial) turned by 180 degrees, since Theano convolves where others correlate."""
     spatial = tuple(range(2, len(tensor.shape)))
-    return Tensor(tensor.dtype, tensor.shape, lambda: np.flip(tensor.read(), spatial)) if spatial else tensor
+    return tensor.changed(lambda values: np.flip(values, spatial)) if spatial else tensor
 
 
 def _folded(tensor: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
     """A normalisation's weight times the scale that follows it, or its bias times the scale plus the shift."""
 
-    def read() -> np.ndarray:
-        scaled: np.ndarray = tensor.read() * scale.read()
+    def folded(values: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = values * scale.read()
         return (scaled if shift is None else scaled + shift.read()).astype(tensor.dtype, copy=False)
 
-    return Tensor(tensor.dtype, tensor.shape, read)
+    return tensor.changed(folded)
 
 
 def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, canonical: bool) -> Tensor:
@@ -109,12 +109,7 @@ def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, 
         return tensor
     positions = math.prod(config.head_shape)
     first = (positions, -1) if canonical else (-1, positions)
-
-    def read() -> np.ndarray:
-        values = tensor.read()
-        return values.reshape(len(values), *first).transpose(0, 2, 1).reshape(values.shape)
-
-    return Tensor(tensor.dtype, tensor.shape, read)
+    return tensor.changed(lambda values: values.reshape(len(values), *first).transpose(0, 2, 1).reshape(values.shape))
 
 
 def counters_to_text(weights: Weights) -> str:
@@ -140,7 +135,7 @@ def _recorded_counters(checkpoint: Checkpoint, config: DenseNetConfig) -> dict[s
         return {norm: Tensor.of(np.array(operator.index(counts[norm]), np.int64)) for norm in norms if norm in counts}
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise LayoutError(
-            f"{checkpoint.path}: the recorded {COUNTERS} is neither a number nor a table of numbers; "
+            f"{checkpoint.label}: the recorded {COUNTERS} is neither a number nor a table of numbers; "
             "write the file again from its source"
         ) from None
 

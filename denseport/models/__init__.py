@@ -7,24 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from denseport.errors import LayoutError, listed
+from denseport.errors import LayoutError, misfits
 
 
 def require_fit(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Checks that the shapes that were given, by name, are exactly those that a twin expects.
 
     Raises:
-        LayoutError: Names are missing or unexpected, or shapes differ; each kind is listed.
+        LayoutError: Keys are missing or unexpected, or sizes mismatch; each kind is listed.
     """
-    faults = {
-        "missing": [name for name in expected if name not in given],
-        "unexpected": [name for name in given if name not in expected],
-        "misshapen": [
-            f"{name} {shape}, not {expected[name]}"
-            for name, shape in given.items()
-            if name in expected and shape != expected[name]
-        ],
-    }
-    if any(faults.values()):
-        found = "; ".join(f"{kind}: {listed(names)}" for kind, names in faults.items() if names)
-        raise LayoutError(f"the tensors are not those of the twin that this configuration describes; {found}")
+    if found := misfits(given, expected):
+        raise LayoutError(
+            f"the tensors are not those of the twin that this configuration describes: {'; '.join(found)}"
+        )

@@ -1,0 +1,67 @@
+"""Where each trait of a net comes from: what decides its epsilon, its padding, its stride and the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from denseport.checkpoint import Checkpoint
+from denseport.errors import LayoutError, quoted
+from denseport.layouts.spec import Layout
+from denseport.net.config import DenseNetConfig, Traits
+
+Origin = Literal["file", "metadata", "layout", "usual"]
+
+# A stem without a normalisation is one for small images.
+USUAL_FOR_SMALL_IMAGES: Mapping[str, Any] = {"stem_stride": 1, "stem_pool": "none"}
+
+
+class Trait(NamedTuple):
+    """A trait's value, and what says so."""
+
+    value: Any
+    origin: Origin
+
+
+def decide(
+    layout: Layout, config: DenseNetConfig, described: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> dict[str, Trait]:
+    """The value of each trait of a net, and where it comes from.
+
+    The first of these that says anything of a trait decides it:
+
+    1. `file`: the description of the net that stands in the file beside its weights, such as a Keras model's
+       configuration (`described`);
+    2. `metadata`: what an earlier conversion wrote into the file's metadata (`recorded`);
+    3. `layout`: what is true of every net of the layout;
+    4. `usual`: nothing says it. The usual value is assumed, and said to be.
+    """
+    usual = {**dataclasses.asdict(Traits()), **({} if config.stem_norm else USUAL_FOR_SMALL_IMAGES)}
+    weakest_first: dict[Origin, Mapping[str, Any]] = {
+        "usual": usual,
+        "layout": layout.traits_of(config),
+        "metadata": recorded,
+        "file": described,
+    }
+    return {name: Trait(value, origin) for origin, said in weakest_first.items() for name, value in said.items()}
+
+
+def recorded_traits(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
+    """The traits that a conversion to this layout wrote into the file's metadata; none where it was another layout.
+
+    Raises:
+        LayoutError: They are not those of a DenseNet.
+    """
+    if checkpoint.metadata.get("layout") != layout.name or "traits" not in checkpoint.metadata:
+        return {}
+    try:
+        recorded: dict[str, Any] = json.loads(checkpoint.metadata["traits"])
+        Traits(**recorded)
+    except (ValueError, TypeError, RecursionError, LayoutError) as error:
+        raise LayoutError(
+            f"{checkpoint.label}: the recorded traits are not those of a DenseNet: {quoted(error)}; "
+            "write the file again from its source"
+        ) from None
+    return recorded
