@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,46 +116,46 @@ def cached_file(preset: Preset) -> Path:
     return Path(folder).expanduser().absolute() / preset.name / preset.file_name
 
 
+@dataclass
 class _Resuming:
     """What pooch downloads with: a broken download is kept as `FILE.part`, and the next attempt goes on from there.
 
     pooch makes the attempts; its own downloader starts each from nothing.
     """
 
-    def __init__(self, preset: Preset, part: Path, progress: Progress) -> None:
-        self._preset = preset
-        self._part = part
-        self._progress = progress
-        self._version = ""
+    preset: Preset
+    part: Path
+    progress: Progress
+    version: str = ""
 
     def __call__(self, url: str, output_file: str, _pooch: object, **_others: object) -> None:
         """Downloads `url` to a path, all of it and checked, or raises what makes pooch try again, or what does not."""
         import requests
 
-        there = self._part.stat().st_size if self._part.exists() else 0
+        there = self.part.stat().st_size if self.part.exists() else 0
         headers = {"Accept-Encoding": "identity"}
         if there:
-            headers |= {"Range": f"bytes={there}-"} | ({"If-Range": self._version} if self._version else {})
+            headers |= {"Range": f"bytes={there}-"} | ({"If-Range": self.version} if self.version else {})
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if not there or response.status_code != 416:  # which says that nothing follows what is there
                 self._require_answer(response)
                 self._save(response, there)
         try:
-            _check(self._part, self._preset)
+            _check(self.part, self.preset)
         except DownloadError as error:
-            self._part.unlink()
+            self.part.unlink()
             if there:  # the parts may be of different files
                 raise requests.ConnectionError(str(error)) from None
             raise
-        self._part.replace(output_file)
+        self.part.replace(output_file)
 
     def _require_answer(self, response: requests.Response) -> None:
         if response.status_code in PASSING:
             response.raise_for_status()
         if not response.ok:
             raise DownloadError(
-                f"{self._preset.name}: {quoted(response.url, 300)} answers {response.status_code} "
-                f"{quoted(response.reason)}; name a mirror by {MIRROR}, or put the file at {self._part.with_suffix('')}"
+                f"{self.preset.name}: {quoted(response.url, 300)} answers {response.status_code} "
+                f"{quoted(response.reason)}; name a mirror by {MIRROR}, or put the file at {self.part.with_suffix('')}"
             )
 
     def _save(self, response: requests.Response, there: int) -> None:
@@ -166,19 +167,19 @@ class _Resuming:
         goes_on = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
             f"bytes {there}-"
         )
-        self._version = response.headers.get("ETag", "")
+        self.version = response.headers.get("ETag", "")
         done = there if goes_on else 0
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdecimal() else 0
-        with self._part.open("ab" if goes_on else "wb") as part:
+        with self.part.open("ab" if goes_on else "wb") as part:
             for chunk in response.iter_content(CHUNK):
                 done += len(chunk)
                 if max(done, total) > MAX_BYTES:
-                    self._part.unlink()
+                    self.part.unlink()
                     where = quoted(response.url, 300)
-                    raise DownloadError(f"{self._preset.name}: {where} sends more than any net has; name a mirror")
+                    raise DownloadError(f"{self.preset.name}: {where} sends more than any net has; name a mirror")
                 part.write(chunk)
-                self._progress(done, max(done, total))
+                self.progress(done, max(done, total))
 
 
 def _download(preset: Preset, file: Path, progress: Progress) -> None:
