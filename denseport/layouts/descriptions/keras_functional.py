@@ -1,0 +1,115 @@
+"""A net as Keras serialises a functional model: layers of Keras' own alone, as plain data.
+
+Source: keras/src/models/functional.py: Functional.get_config, functional_from_config;
+keras/src/saving/serialization_lib.py: serialize_keras_object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from denseport.layouts.spec import Layout
+from denseport.net.config import DenseNetConfig
+from denseport.net.graph import Node, graph, reduction
+
+CHANNELS_LAST = {"data_format": "channels_last"}
+
+
+def functional(config: DenseNetConfig, layout: Layout) -> dict[str, Any]:
+    """The serialised model, which takes images (N, *spatial, C) and gives logits.
+
+    Layers are called as in the layout, with `_` for a dot, which Keras on torch does not allow in a name.
+
+    Args:
+        config: A net without a blur pool; where it pads the stem's pool on both sides, that stands behind a ReLU.
+        layout: What the layers are called.
+
+    Raises:
+        LayoutError: The layout has no name for one of the layers.
+    """
+    spelling = layout.spelling(config)
+    layers: list[dict[str, Any]] = []
+    outputs: dict[str, dict[str, Any]] = {}
+    for node in graph(config):
+        inputs = [outputs[each] for each in node.inputs]
+        if node.padding == "symmetric":
+            layers.append(_padding(node, config, inputs))
+            inputs = [_output(layers[-1], inputs[0]["config"]["shape"])]
+        name = spelling.layer(node.name) if node.shapes else node.name
+        layers.append(_layer(*_computation(node, config), name, inputs))
+        outputs[node.name] = _output(layers[-1], [None] * (config.dimensions + 1) + [node.width])
+    model = {
+        "name": "densenet",
+        "trainable": True,
+        "layers": layers,
+        "input_layers": [layers[0]["name"], 0, 0],
+        "output_layers": [layers[-1]["name"], 0, 0],
+    }
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "config": model,
+        "registered_name": "Functional",
+        "build_config": {"input_shape": None},
+    }
+
+
+def _computation(node: Node, config: DenseNetConfig) -> tuple[str, dict[str, Any]]:
+    """The class of a node's layer, and its arguments."""
+    dimensions = f"{config.dimensions}D"
+    padding = "valid" if node.padding == "symmetric" else node.padding
+    match node.kind:
+        case "input":
+            # Sizes are free, but where the classifier sees a flattened map, which images of one size alone give.
+            fixed: list[int | None] = [side * reduction(config) for side in config.head_shape]
+            shape = [None, *(fixed or [None] * config.dimensions), node.width]
+            return "InputLayer", {"batch_shape": shape, "dtype": "float32"}
+        case "conv":
+            window = {"kernel_size": node.kernel, "strides": [node.stride] * config.dimensions, "padding": padding}
+            arguments = {"filters": node.width, **window, "use_bias": config.conv_bias, **CHANNELS_LAST}
+            return f"Conv{dimensions}", arguments
+        case "norm":
+            return "BatchNormalization", {"axis": -1, "epsilon": config.traits.epsilon, "momentum": 0.9}
+        case "relu":
+            return "Activation", {"activation": "relu"}
+        case "max-pool":
+            window = {"pool_size": node.kernel, "strides": node.stride, "padding": padding}
+            return f"MaxPooling{dimensions}", window | CHANNELS_LAST
+        case "average-pool":
+            return f"AveragePooling{dimensions}", {"pool_size": node.kernel, "strides": node.stride, **CHANNELS_LAST}
+        case "concatenation":
+            return "Concatenate", {"axis": -1}
+        case "global-average-pool":
+            return f"GlobalAveragePooling{dimensions}", CHANNELS_LAST
+        case "flatten":
+            return "Flatten", CHANNELS_LAST
+        case "dense":
+            return "Dense", {"units": node.width}
+    raise ValueError(f"Keras has no layer that computes a {node.kind}")
+
+
+def _padding(node: Node, config: DenseNetConfig, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The layer before one whose windows go over both borders alike; behind a ReLU, its zeros win no maximum."""
+    name = node.name.replace("conv", "pad") if node.kind == "conv" else f"{node.name}.pad"
+    return _layer(f"ZeroPadding{config.dimensions}D", {"padding": node.kernel // 2, **CHANNELS_LAST}, name, inputs)
+
+
+def _layer(kind: str, arguments: dict[str, Any], name: str, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    called = name.replace(".", "_")
+    taken = [inputs] if kind == "Concatenate" else inputs
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": {"name": called, **arguments},
+        "registered_name": None,
+        "name": called,
+        "inbound_nodes": [{"args": taken, "kwargs": {}}] if inputs else [],
+    }
+
+
+def _output(layer: dict[str, Any], shape: list[int | None]) -> dict[str, Any]:
+    """What a layer that takes this one's output knows it by."""
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": shape, "dtype": "float32", "keras_history": [layer["name"], 0, 0]},
+    }
