@@ -324,7 +324,7 @@ BUILDS = [
     ("torchvision", SMALL_NET.replace(in_channels=1), "takes images of 3 channels, this net of 1"),
     ("torchvision", SMALL["flattened head"][0], "averages the map before the classifier, this net flattens it"),
     ("timm", WIDE_STEM, "has no stem of 18 at k=8"),
-    ("monai", HUB, "has compression 0.5, this net has an uncommon value"),
+    ("monai", HUB, "has compression 0.5, this net has 0.4"),
     ("keras-applications", SMALL_NET, "has growth_rate 32, this net has 8"),
     ("keras-hub", HUB.replace(transition_widths=(40, 30)), "compresses alike in every transition, this net does not"),
 ]

@@ -45,7 +45,7 @@ def cannot_hold(config: DenseNetConfig) -> str:
         return reason
     if config.head_shape:
         return "keras_hub's DenseNets have no head behind a flattened map"
-    if _compression(config) is None:
+    if config.compression is None:
         return "keras_hub's DenseNets have one ratio of compression for all transitions"
     return ""
 
@@ -112,7 +112,7 @@ def _backbone(config: DenseNetConfig) -> dict[str, Any]:
             "name": "dense_net_backbone",
             "trainable": True,
             "stackwise_num_repeats": list(config.block_config),
-            "compression_ratio": _compression(config),
+            "compression_ratio": config.compression,
             "growth_rate": config.growth_rate,
             "image_shape": [None, None, config.in_channels],
         },
@@ -146,23 +146,6 @@ def _object(module: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
         "config": config,
         "registered_name": f"keras_hub>{name}",
     }
-
-
-def _compression(config: DenseNetConfig) -> float | None:
-    """A ratio that gives each transition its width, rounded down as keras_hub does it; None where there is none."""
-    if config.compression is not None:
-        return config.compression
-    entered, pairs = config.stem_widths[-1], []
-    for layers, width in zip(config.block_config, config.transition_widths, strict=False):
-        pairs.append((entered + layers * config.growth_rate, width))
-        entered = width
-    least = max(width / before for before, width in pairs)
-    most = min((width + 1) / before for before, width in pairs)
-    for digits in range(1, 6):
-        ratio = round((least + most) / 2, digits)
-        if all(int(before * ratio) == width for before, width in pairs):
-            return ratio
-    return None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

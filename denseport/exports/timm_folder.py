@@ -16,7 +16,7 @@ from denseport.exports.pixels import USUAL_SIDE, fault, unit_statistics
 from denseport.formats.folder import CONFIG, TIMM_WEIGHTS
 from denseport.layouts.frameworks import TORCH
 from denseport.net.config import DenseNetConfig
-from denseport.net.names import TAGS, find_config
+from denseport.net.names import TAGS, find_config, timm_stem
 from denseport.preprocessing import Preprocessing
 
 FILES = (CONFIG, TIMM_WEIGHTS)
@@ -37,7 +37,7 @@ def cannot_hold(config: DenseNetConfig) -> str:
         return (
             f"timm's DenseNets have stems of {2 * config.growth_rate} channels, this net has {config.stem_widths[-1]}"
         )
-    if _stem_type(config) is None:
+    if timm_stem(config) is None:
         return f"timm's DenseNets have no stem of {'-'.join(map(str, config.stem_widths))} channels"
     return ""
 
@@ -104,16 +104,5 @@ def _architecture(config: DenseNetConfig) -> tuple[str, dict[str, Any]]:
         "growth_rate": config.growth_rate,
         "block_config": list(config.block_config),
         "bn_size": config.bn_size,
-        "stem_type": _stem_type(config),
+        "stem_type": timm_stem(config),
     }
-
-
-def _stem_type(config: DenseNetConfig) -> str | None:
-    k = config.growth_rate
-    stems = {
-        (2 * k,): "",
-        (k, k, 2 * k): "deep",
-        (3 * (k // 4), 6 * (k // 4), 2 * k): "deep_tiered",
-        (3 * (k // 4), 2 * k, 2 * k): "deep_tiered_narrow",
-    }
-    return stems.get(config.stem_widths)

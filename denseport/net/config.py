@@ -157,14 +157,20 @@ class DenseNetConfig:
 
     @property
     def compression(self) -> float | None:
-        """What each transition leaves of its input's channels, rounded down: 0.5, 1.0, or None for any other rule."""
+        """The share that every transition leaves of its input's channels, rounded down; None where there is none.
+
+        Where several shares give the same widths, it is 0.5, else 1.0, else one of few digits.
+        """
         entered = [
             width + layers * self.growth_rate
             for width, layers in zip((self.stem_widths[-1], *self.transition_widths), self.block_config, strict=True)
         ]
-        for compression in (0.5, 1.0):
-            if self.transition_widths == tuple(int(width * compression) for width in entered[:-1]):
-                return compression
+        pairs = list(zip(entered, self.transition_widths, strict=False))
+        least = max((left / width for width, left in pairs), default=0.5)
+        most = min(((left + 1) / width for width, left in pairs), default=0.5)
+        for share in (0.5, 1.0, *(round((least + most) / 2, digits) for digits in range(1, 18))):
+            if all(int(width * share) == left for width, left in pairs):
+                return share
         return None
 
     @property

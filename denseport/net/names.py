@@ -1,21 +1,30 @@
-"""The names that timm gives to its DenseNets, and the configurations that they stand for."""
+"""The names that timm gives to its DenseNets and to their stems, and the configurations that they stand for."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from denseport.errors import UsageError, quoted
 from denseport.net.config import VARIANTS, DenseNetConfig
 
+# timm/models/densenet.py: DenseNet; the widths of a `stem_type` at a growth rate of k
+STEMS: Mapping[str, Callable[[int], tuple[int, ...]]] = MappingProxyType(
+    {
+        "": lambda k: (2 * k,),
+        "deep": lambda k: (k, k, 2 * k),
+        "deep_tiered": lambda k: (k // 4 * 3, k // 4 * 6, 2 * k),
+        "deep_tiered_narrow": lambda k: (k // 4 * 3, 2 * k, 2 * k),
+    }
+)
 # timm/models/densenet.py: densenet264d, densenetblur121d, DenseNet
 NAMES: Mapping[str, DenseNetConfig] = MappingProxyType(
     {
         **VARIANTS,
-        "densenet264d": DenseNetConfig.bc(48, (6, 12, 64, 48), 96, stem_kernel=3).replace(stem_widths=(48, 48, 96)),
+        "densenet264d": DenseNetConfig.bc(48, (6, 12, 64, 48), 96, stem_kernel=3, stem_widths=STEMS["deep"](48)),
         "densenetblur121d": VARIANTS["densenet121"].replace(
-            stem_widths=(32, 32, 64), stem_kernel=3, stem_pool="max-blur"
+            stem_widths=STEMS["deep"](32), stem_kernel=3, stem_pool="max-blur"
         ),
     }
 )
@@ -51,3 +60,8 @@ def find_config(name: str) -> DenseNetConfig:
         known_tags = f"known: {', '.join(tags)}" if tags else "it has none"
         raise UsageError(f"{quoted(name)}: {architecture} has no such tag; {known_tags}")
     return NAMES[architecture]
+
+
+def timm_stem(config: DenseNetConfig) -> str | None:
+    """What timm calls a stem of these widths, "" for one convolution; None where it has no such stem."""
+    return next((name for name, widths in STEMS.items() if widths(config.growth_rate) == config.stem_widths), None)

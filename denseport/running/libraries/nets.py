@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from denseport.net.config import DenseNetConfig
+from denseport.net.names import timm_stem
 
 
 def load_torchvision(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module:
@@ -97,7 +98,7 @@ def load_timm(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module
         bn_size=config.bn_size,
         in_chans=config.in_channels,
         num_classes=config.num_classes or 0,
-        stem_type=_timm_stem(config),
+        stem_type=timm_stem(config),
         aa_layer=timm.layers.BlurPool2d if config.traits.stem_pool == "max-blur" else None,
     )
     net = net.to(getattr(torch, dtype))
@@ -109,19 +110,7 @@ def load_timm(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module
 def timm_limits(config: DenseNetConfig) -> str:
     """Why timm's class cannot build a net that its layouts can name, or ""."""
     widths = "-".join(map(str, config.stem_widths))
-    return "" if _timm_stem(config) is not None else f"its class has no stem of {widths} at k={config.growth_rate}"
-
-
-def _timm_stem(config: DenseNetConfig) -> str | None:
-    """What timm calls a stem of these widths, or None where it has none."""
-    k = config.growth_rate
-    stems = {
-        (2 * k,): "",
-        (k, k, 2 * k): "deep",
-        (k // 4 * 3, k // 4 * 6, 2 * k): "deep_tiered",
-        (k // 4 * 3, 2 * k, 2 * k): "deep_tiered_narrow",
-    }
-    return stems.get(config.stem_widths)
+    return "" if timm_stem(config) is not None else f"its class has no stem of {widths} at k={config.growth_rate}"
 
 
 def load_keras_applications(file: Path, config: DenseNetConfig, dtype: str) -> keras.Model:
@@ -161,7 +150,7 @@ def load_keras_hub(file: Path, config: DenseNetConfig, dtype: str) -> keras.Mode
         net = backbone = models.DenseNetBackbone(
             stackwise_num_repeats=list(config.block_config),
             image_shape=(None, None, config.in_channels),
-            compression_ratio=_compression_ratio(config),
+            compression_ratio=config.compression,
             growth_rate=config.growth_rate,
         )
         if config.num_classes is not None:
@@ -174,21 +163,7 @@ def load_keras_hub(file: Path, config: DenseNetConfig, dtype: str) -> keras.Mode
 
 def keras_hub_limits(config: DenseNetConfig) -> str:
     """Why keras_hub's class cannot build a net that its layout can name, or ""."""
-    even = _compression_ratio(config) is not None
-    return "" if even else "its class compresses alike in every transition, this net does not"
-
-
-def _compression_ratio(config: DenseNetConfig) -> float | None:
-    """A ratio that gives every transition of the net its width, rounded down, or None where there is none."""
-    entered = [
-        width + layers * config.growth_rate
-        for width, layers in zip((config.stem_widths[0], *config.transition_widths), config.block_config, strict=True)
-    ]
-    pairs = list(zip(entered, config.transition_widths, strict=False))
-    least = max((left / width for width, left in pairs), default=0.5)
-    most = min(((left + 1) / width for width, left in pairs), default=0.5)
-    ratio = (least + most) / 2
-    return ratio if all(int(width * ratio) == left for width, left in pairs) else None
+    return "" if config.compression is not None else "its class compresses alike in every transition, this net does not"
 
 
 @contextmanager
