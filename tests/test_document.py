@@ -73,9 +73,9 @@ def requests(browser: Chrome) -> list[str]:
     return [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
 
 
-# Texts of the plot that is shown, and its marks for the error between the two; what is off the screen at the right.
+# The plot's texts, its legend's, and its marks for the error between the two; what is off the screen at the right.
 SEEN = """
-const plot = [...document.querySelectorAll('.plot > svg')].find(svg => svg.getBoundingClientRect().width);
+const plot = document.querySelector('.plot .scroll > svg');
 const box = each => {
   const {left, top, right, bottom} = each.getBoundingClientRect();
   return {left, top, right, bottom};
@@ -90,6 +90,7 @@ return {
   plot: plot && box(plot),
   marks: plot ? plot.querySelectorAll('circle.mark.between').length : 0,
   texts: plot ? [...plot.querySelectorAll('text')].map(each => ({...box(each), text: each.textContent})) : [],
+  legend: [...document.querySelectorAll('.plot .legend li')].map(each => ({...box(each), text: each.textContent})),
 }
 """
 
@@ -106,8 +107,10 @@ def test_a_document_fits_its_screen(browser: Chrome, tmp_path: Path, name: str, 
     assert seen["verdict"]["bottom"] < 400
     assert ("do not compute the same" in seen["verdict"]["text"]) is (name == "broken")
     assert seen["marks"] == len(TAPS) == 64
-    assert ("parts at block1.layer3: " in str(seen["texts"])) is (name == "broken")
+    assert ("part at block1.layer3: " in str(seen["legend"])) is (name == "broken")
     assert_apart(seen["texts"], seen["plot"])
+    assert_apart(seen["legend"], {"left": 0, "right": width})
+    assert min(text["bottom"] - text["top"] for text in seen["texts"]) > 9, "large enough to be read"
     assert requests(browser) == [browser.current_url]
     assert browser.get_log("browser") == []
 
@@ -123,7 +126,7 @@ def assert_apart(texts: list[dict[str, Any]], plot: dict[str, float]) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_can_be_read_in_both_schemes(browser: Chrome, tmp_path: Path, scheme: str) -> None:
     shown(browser, page(broken()), tmp_path, scheme=scheme)
-    for text in ("h1", "p", "small", "dt", "td.fails", "code", "svg.wide text.found", "svg.wide text.tick"):
+    for text in ("h1", "p", "small", "dt", "td.fails", "code", ".found", ".plot text.tick"):
         assert contrast(browser, text) >= 4.5, text
     for mark in ("circle.mark.between", "rect.mark.first", "polygon.mark.second", "line.tolerance", "circle.ring"):
         assert contrast(browser, mark) >= 3, mark
@@ -215,7 +218,7 @@ def test_every_error_has_a_place_in_the_plot(browser: Chrome, tmp_path: Path, er
     assert seen["marks"] == len(errors)
     assert_apart(seen["texts"], seen["plot"])
     heights = browser.execute_script(
-        "return [...document.querySelectorAll('svg.narrow .mark.between')].map(each => +each.getAttribute('cy'))"
+        "return [...document.querySelectorAll('.plot .scroll .mark.between')].map(each => +each.getAttribute('cy'))"
     )
     assert heights == [heights[errors.index(error)] for error in errors]
     ordered = [height for _, height in sorted(zip(errors, heights, strict=True))]
@@ -228,7 +231,7 @@ def test_every_error_has_a_place_in_the_plot(browser: Chrome, tmp_path: Path, er
 def test_the_vertical_axis_is_logarithmic(browser: Chrome, tmp_path: Path) -> None:
     shown(browser, page(tapped(1e-8, 1e-7, 1e-6)), tmp_path)
     first, second, third = browser.execute_script(
-        "return [...document.querySelectorAll('svg.wide .mark.between')].map(each => +each.getAttribute('cy'))"
+        "return [...document.querySelectorAll('.plot .scroll .mark.between')].map(each => +each.getAttribute('cy'))"
     )
     assert first - second == pytest.approx(second - third, abs=0.2)
     assert first > second
@@ -245,8 +248,25 @@ def test_a_divergence_is_named_wherever_it_is(browser: Chrome, tmp_path: Path, p
     parts = dataclasses.replace(report.divergence, tap=TAPS[position])
     shown(browser, page(dataclasses.replace(report, taps=moved, divergence=parts)), tmp_path, width)
     seen = browser.execute_script(SEEN)
-    assert f"parts at {TAPS[position]}: 1.0e-01" in [text["text"] for text in seen["texts"]]
-    assert_apart(seen["texts"], seen["plot"])
+    assert f"they part at {TAPS[position]}: 1.0e-01" in [text["text"] for text in seen["legend"]]
+    assert_apart(seen["legend"], {"left": 0, "right": width})
+    ring, mark = browser.execute_script(PLACES, position)
+    assert ring == mark
+
+
+# Where the ring in the plot is, and where the mark of a tap is.
+PLACES = """
+const plot = document.querySelector('.plot .scroll > svg');
+return [plot.querySelector('.ring'), plot.querySelectorAll('.mark.between')[arguments[0]]]
+  .map(each => [each.getAttribute('cx'), each.getAttribute('cy')]);
+"""
+
+
+def test_a_mark_says_its_place_and_its_error() -> None:
+    report = broken()
+    titles = re.findall(r"<title>([^<]*)</title>", page(report))
+    for tap in report.taps:
+        assert f"{tap.name}: {tap.relative_error:.1e}, between PyTorch and Keras" in titles
 
 
 def words(report: ParityReport) -> str:
@@ -286,7 +306,7 @@ VERDICTS = {
     "trained apart": (
         dataclasses.replace(good(), training=TRAINING),
         "These files compute the same, but do not train alike",
-        "up to 2.0e-03 apart, where up to 1e-09 passes",
+        "after 12 steps of training the tensors' relative error is 2.0e-03, above the tolerance 1e-09",
     ),
     "not a number": (
         changed(good(), relative_error=math.inf, absolute_error=math.inf),
@@ -296,19 +316,28 @@ VERDICTS = {
     "badly rounded": (
         changed(good(), rounding_error=1e-4, source_error=3e-2),
         "These files do not compute the same",
-        "3.0e-02 from the first's, of which rounding the weights explains 1.0e-04",
+        "from the first file is 3.0e-02, of which rounding the weights explains 1.0e-04",
     ),
     "rounded": (
         changed(good(), rounding_error=2e-3, source_error=2e-3),
         "Both files compute the same",
-        "moves the outputs by 0.2 % of the largest output, and is allowed for",
+        "Rounding the weights moves the outputs by 2.0e-03 in float64",
     ),
     "other traits": (
         changed(good(), trait_error=0.05),
         "Both files compute the same",
-        "the second file's outputs differ by 5 % of the largest output",
+        "The second file's own traits move the outputs by 5.0e-02",
     ),
-    "far": (changed(good(), relative_error=4.2), "These files do not compute the same", "4.2 times the largest output"),
+    "far": (
+        changed(good(), relative_error=4.2),
+        "These files do not compute the same",
+        "relative error is 4.2e+00, above",
+    ),
+    "inside": (
+        dataclasses.replace(good(), divergence=broken().divergence),
+        "These files do not compute the same",
+        "outputs agree, but not what is on the way to them",
+    ),
 }
 
 

@@ -53,18 +53,18 @@ def test_a_failed_check_names_place_tensor_images_and_figures(every_tap: bool) -
 
 CAUSES: dict[str, tuple[ParityReport, str]] = {
     "": (good(), "passed: 4.4e-07"),
-    "outputs": (broken(), "3.1e-01 relative apart, above the tolerance 1e-05"),
+    "outputs": (broken(), "relative error is 3.1e-01, above the tolerance 1e-05"),
     "rounding": (
         dataclasses.replace(
             good(),
             comparisons=(dataclasses.replace(good().comparisons[0], rounding_error=1e-4, source_error=3e-2),),
         ),
-        "3.0e-02 relative from the first file's, of which rounding the weights explains 1.0e-04",
+        "from the first file is 3.0e-02, of which rounding the weights explains 1.0e-04",
     ),
     "inside": (dataclasses.replace(broken(), comparisons=good().comparisons), "not what is on the way to them"),
     "training": (
         dataclasses.replace(good(), training=TRAINING),
-        "after 3 steps of training tensors are 2.0e-03 relative apart, above the tolerance 1e-09; furthest: stem.conv",
+        "the tensors' relative error is 2.0e-03, above the tolerance 1e-09; furthest: stem.conv",
     ),
 }
 

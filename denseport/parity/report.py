@@ -393,22 +393,21 @@ class ParityReport:
         if self.cause == "outputs":
             if not math.isfinite(self.relative_error):
                 return "outputs hold NaN or Inf"
-            return (
-                f"outputs are {figure(self.relative_error)} relative apart, above the tolerance {limit(self.tolerance)}"
-            )
+            error = figure(self.relative_error)
+            return f"the outputs' relative error is {error}, above the tolerance {limit(self.tolerance)}"
         if self.cause == "rounding":
             worst = max(self.comparisons, key=lambda comparison: comparison.source_error or 0)
             return (
-                f"outputs are {figure(worst.source_error)} relative from the first file's, of which rounding the "
-                f"weights explains {figure(worst.rounding_error)}"
+                f"the outputs' relative error from the first file is {figure(worst.source_error)}, of which rounding "
+                f"the weights explains {figure(worst.rounding_error)}"
             )
         if self.cause == "inside":
             return "outputs agree, but not what is on the way to them, which other images would show"
         if self.training is not None and self.cause == "training":
             return (
-                f"outputs agree, but after {self.training.steps} steps of training tensors are "
-                f"{figure(self.training.relative_error)} relative apart, above the tolerance "
-                f"{limit(self.training.tolerance)}; furthest: {self.training.worst.name}"
+                f"outputs agree, but after {self.training.steps} steps of training the tensors' relative error is "
+                f"{figure(self.training.relative_error)}, above the tolerance {limit(self.training.tolerance)}; "
+                f"furthest: {self.training.worst.name}"
             )
         return ""
 
