@@ -44,19 +44,45 @@ class SourceFile:
             FormatError: The file has become shorter, or the disk fails.
             UsageError: The file has been closed.
         """
-        if not self._closing.alive:
-            raise UsageError(f"{self.path}: is closed already; read its tensors before that")
+        self._check_open()
         size = max(0, min(size, self.size - start))
         content = b""
         while len(content) < size:  # Linux reads 2 GiB at once
             try:
                 more = os.pread(self._descriptor, size - len(content), start + len(content))
             except OSError as error:
-                raise FormatError(f"{self.path}: cannot be read ({error.strerror}); check the disk") from None
+                raise self._failed(error) from None
             if not more:
-                raise FormatError(f"{self.path}: became shorter while it was read; read it again when it is whole")
+                raise self._shorter()
             content = content + more if content else more
         return content
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fills a buffer of bytes from `start` on, without a copy.
+
+        Raises:
+            FormatError: The file has not so many bytes any longer, or the disk fails.
+            UsageError: The file has been closed.
+        """
+        self._check_open()
+        while buffer:
+            try:
+                count = os.preadv(self._descriptor, [buffer], start)
+            except OSError as error:
+                raise self._failed(error) from None
+            if not count:
+                raise self._shorter()
+            buffer, start = buffer[count:], start + count
+
+    def _check_open(self) -> None:
+        if not self._closing.alive:  # the descriptor may be another file's by now
+            raise UsageError(f"{self.path}: is closed already; read its tensors before that")
+
+    def _failed(self, error: OSError) -> FormatError:
+        return FormatError(f"{self.path}: cannot be read ({error.strerror}); check the disk")
+
+    def _shorter(self) -> FormatError:
+        return FormatError(f"{self.path}: became shorter while it was read; read it again when it is whole")
 
     def close(self) -> None:
         """Closes the file; arrays that were read stay."""

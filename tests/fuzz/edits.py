@@ -22,7 +22,7 @@ from random import Random
 
 from denseport.errors import FormatError
 from denseport.formats import hdf5
-from denseport.formats.hdf5.checksum import lookup3
+from denseport.formats.hdf5.file import lookup3
 
 BOUNDARIES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 1 << 20, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 40)
 BOUNDARIES += (1 << 61, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from denseport.errors import quoted
-from denseport.formats.hdf5 import dense
-from denseport.formats.hdf5.datatypes import Datatype, read_dataspace, read_datatype
-from denseport.formats.hdf5.file import UNDEFINED, Fields, File
-from denseport.formats.hdf5.headers import Header, Kind
+from denseport.formats.hdf5.btrees import ATTRIBUTE_NAMES, indexed_objects
+from denseport.formats.hdf5.file import UNDEFINED, Fields, Part
+from denseport.formats.hdf5.headers import SPACES, TERMINATED, Datatype, Header, Kind, read_dataspace, read_datatype
 
 STRING_REFERENCE = 16
 
 
 class Attribute:
-    """A named value on an object; only strings and lists of strings have a meaning here."""
+    """A named value on an object.
 
-    def __init__(self, file: File, header: Header, body: bytes) -> None:
-        """Source: section IV.A.2.m, "The Attribute Message"."""
-        self._file = file
-        self._what = header.what
-        fields = Fields(file, body, f"an attribute of {header.what}")
+    Source: section IV.A.2.m, "The Attribute Message".
+    """
+
+    def __init__(self, header: Header, body: bytes) -> None:
+        fields = Fields(Part(header.file, f"an attribute of {header.name}"), body)
         version, flags, name_size, type_size, space_size = fields.unpack("BBHHH")
         if version not in (1, 2, 3):
-            raise file.broken(f"{header.what} has an attribute of version {version}")
+            raise header.broken(f"has an attribute of version {version}")
         fields.take(1 if version == 3 else 0)
-        self.name = decoded(file, _padded(fields, name_size, version).split(b"\0")[0], header.what)
-        self._what = f"attribute {quoted(self.name)} of {header.what}"
+        self.name = decoded(header, _padded(fields, name_size, version).split(b"\0")[0])
+        self._part = Part(header.file, f"attribute {quoted(self.name)} of {header.name}")
         self._shared = bool(flags & 0b11) and version > 1
         self._type = _padded(fields, type_size, version)
         self._space = _padded(fields, space_size, version)
@@ -38,7 +39,7 @@ class Attribute:
         """
         shape, strings = self._strings()
         if len(strings) != 1 or len(shape) > 1:
-            raise self._file.broken(f"{self._what} is no single string")
+            raise self._part.broken("is no single string")
         return strings[0]
 
     def texts(self) -> list[str]:
@@ -49,91 +50,53 @@ class Attribute:
         """
         shape, strings = self._strings()
         if len(shape) != 1:
-            raise self._file.broken(f"{self._what} is no list of strings")
+            raise self._part.broken("is no list of strings")
         return strings
 
     def _strings(self) -> tuple[tuple[int, ...], list[str]]:
+        part = self._part
         if self._shared:
-            raise self._file.refused(f"{self._what} has a named datatype", "save it again with Keras")
-        shape = read_dataspace(self._file, self._space, self._what)
-        count = 1
-        for side in shape:
-            count *= side
+            raise part.refused("has a named datatype")
+        shape = read_dataspace(part, self._space)
+        count = prod(shape)
         if not count:
             return shape, []
-        kind = read_datatype(self._file, self._type, self._what)
+        kind = read_datatype(part, self._type)
         if kind.name not in ("string", "variable-length string"):
-            raise self._file.broken(f"{self._what} holds {kind.name} where strings were expected")
+            raise part.broken(f"holds {kind.name} where strings were expected")
         # The lesser of both guards the multiplication: a count of 2^60 has no data behind it.
-        if not 0 < count <= len(self._data) or count * kind.size > len(self._data):
-            raise self._file.broken(f"{self._what} declares {count} strings and stores {len(self._data)} bytes")
+        if count > len(self._data) or count * kind.size > len(self._data):
+            raise part.broken(f"declares {count} strings and stores {len(self._data)} bytes")
         stored = (self._data[start : start + kind.size] for start in range(0, count * kind.size, kind.size))
         if kind.name == "variable-length string":
-            stored = (heap_string(self._file, reference, self._what) for reference in stored)
+            stored = (_heap_string(part, reference) for reference in stored)
         else:
             stored = (_trimmed(data, kind) for data in stored)
-        return shape, [decoded(self._file, data, self._what) for data in stored]
+        return shape, [decoded(part, data) for data in stored]
 
 
-def read_attributes(file: File, header: Header) -> dict[str, Attribute]:
+def read_attributes(header: Header) -> dict[str, Attribute]:
     """Every attribute of an object by name; those stored densely follow the others.
 
     Raises:
         FormatError: One of them cannot be read as far as its name, or a name occurs twice.
     """
-    bodies = header.every(Kind.ATTRIBUTE, file)
-    info = header.only(Kind.ATTRIBUTE_INFO, file)
+    bodies = header.every(Kind.ATTRIBUTE)
+    info = header.only(Kind.ATTRIBUTE_INFO)
     if info is not None:
-        fields = Fields(file, info, header.what)
+        fields = Fields(header, info)
         _, flags = fields.unpack("BB")
         fields.take(2 if flags & 1 else 0)
         heap, names = fields.unpack("QQ")
         if heap != UNDEFINED:
-            bodies += dense.objects(file, heap, names, dense.ATTRIBUTE_NAMES, header.what)
-    attributes = {attribute.name: attribute for attribute in (Attribute(file, header, body) for body in bodies)}
+            bodies += indexed_objects(header, heap, names, ATTRIBUTE_NAMES)
+    attributes = {attribute.name: attribute for attribute in (Attribute(header, body) for body in bodies)}
     if len(attributes) != len(bodies):
-        raise file.broken(f"{header.what} has two attributes of one name")
+        raise header.broken("has two attributes of one name")
     return attributes
 
 
-def heap_string(file: File, reference: bytes, what: str) -> bytes:
-    """The bytes of a variable-length string, which lie in a collection of a global heap.
-
-    Raises:
-        FormatError: The reference leads nowhere, or its length is not the length that is stored.
-
-    Source: section III.E, "Disk Format: Level 1E - Global Heap".
-    """
-    if len(reference) != STRING_REFERENCE:
-        raise file.broken(f"{what} refers to its strings by {len(reference)} bytes")
-    length, address, index = Fields(file, reference, what).unpack("IQI")
-    if not length:
-        return b""
-    if address not in file.collections:
-        file.collections[address] = _collection(file, address, what)
-    start, stored = file.collections[address].get(index, (0, None))
-    if stored != length:
-        raise file.broken(f"{what} declares a string of {length} bytes where {stored or 'nothing'} is stored")
-    return file.at(start, length, what).rstrip(b"\0")
-
-
-def _collection(file: File, address: int, what: str) -> dict[int, tuple[int, int]]:
-    """Where each object of a collection lies, and its length."""
-    fields = Fields(file, file.at(address, 16, what), what)
-    signature, size = fields.take(8), fields.integer(8)
-    if signature[:5] != b"GCOL\x01":
-        raise file.broken(f"{what} refers to address {address}, where no strings are stored")
-    objects, position = {}, 16
-    while position + 16 <= size:
-        index, length = Fields(file, file.at(address + position, 16, what), what).unpack("H6xQ")
-        if not index:
-            break
-        objects[index] = address + position + 16, length
-        position += 16 + (length + 7) // 8 * 8
-    return objects
-
-
-def decoded(file: File, data: bytes, what: str) -> str:
+def decoded(part: Part, data: bytes) -> str:
     """Text out of the file.
 
     Raises:
@@ -142,7 +105,42 @@ def decoded(file: File, data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise file.broken(f"{what} has text that is not UTF-8: {quoted(data)}") from None
+        raise part.broken(f"has text that is not UTF-8: {quoted(data)}") from None
+
+
+def _heap_string(part: Part, reference: bytes) -> bytes:
+    """The bytes of a variable-length string, which lie in a collection of a global heap.
+
+    Source: section III.E, "Disk Format: Level 1E - Global Heap".
+    """
+    if len(reference) != STRING_REFERENCE:
+        raise part.broken(f"refers to its strings by {len(reference)} bytes")
+    length, address, index = Fields(part, reference).unpack("IQI")
+    if not length:
+        return b""
+    collections = part.file.collections
+    if address not in collections:
+        collections[address] = _collection(part, address)
+    start, stored = collections[address].get(index, (0, None))
+    if stored != length:
+        raise part.broken(f"declares a string of {length} bytes where {stored or 'nothing'} is stored")
+    return part.at(start, length).rstrip(b"\0")
+
+
+def _collection(part: Part, address: int) -> dict[int, tuple[int, int]]:
+    """Where each object of a collection lies, and its length."""
+    fields = part.fields(address, 16)
+    signature, size = fields.take(8), fields.integer(8)
+    if signature[:5] != b"GCOL\x01":
+        raise part.broken(f"refers to address {address}, where no strings are stored")
+    objects, position = {}, 16
+    while position + 16 <= size:
+        index, length = part.fields(address + position, 16).unpack("H6xQ")
+        if not index:
+            break
+        objects[index] = address + position + 16, length
+        position += 16 + (length + 7) // 8 * 8
+    return objects
 
 
 def _padded(fields: Fields, length: int, version: int) -> bytes:
@@ -154,6 +152,6 @@ def _padded(fields: Fields, length: int, version: int) -> bytes:
 
 
 def _trimmed(data: bytes, kind: Datatype) -> bytes:
-    if kind.padding == "space":
+    if kind.padding == SPACES:
         return data.rstrip(b" ")
-    return data.split(b"\0")[0] if kind.padding == "terminated" else data.rstrip(b"\0")
+    return data.split(b"\0")[0] if kind.padding == TERMINATED else data.rstrip(b"\0")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 from functools import lru_cache
 from pathlib import Path
 
 from denseport.errors import FormatError
-from denseport.formats.hdf5.checksum import lookup3
+from denseport.formats.source_file import SourceFile
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 0xFFFF_FFFF_FFFF_FFFF
@@ -25,6 +23,9 @@ CHARGE_OF_ONE_READ = 32
 GROWTH_AT_MOST = 16
 GROWTH_AT_LEAST = 64 << 20
 
+RESAVE = "save it again with Keras"
+_WORD = 0xFFFF_FFFF
+
 
 class File:
     """An HDF5 file open for reading; within another file, where `start` and `length` say so.
@@ -33,37 +34,32 @@ class File:
         path: What messages call it: where it lies, or `shown`.
         size: Number of bytes from the superblock to the end of the file.
         root: Address of the root group's object header.
-        version: Version of the superblock: 0 and 1 up to HDF5 1.6 and by default since, 2 and 3 where asked for.
         close: Closes the file; may be called twice.
         collections: Of strings, by address: where each string lies and its length.
 
     Raises:
-        FormatError: The file cannot be opened, is no HDF5 file, is shorter or longer than its writer left it, which
-            cuts it to what it has written, or was not closed.
+        UsageError: The file cannot be opened.
+        FormatError: It is no HDF5 file, is shorter or longer than its writer left it, which cuts it to what it has
+            written, or was not closed.
 
     Source: section II.A, "Disk Format: Level 0A - Format Signature and Superblock".
     """
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None, shown: str | Path | None = None) -> None:
-        self.path = shown or path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise FormatError(f"{self.path}: cannot be opened ({error.strerror})") from None
-        self.close = weakref.finalize(self, os.close, self._descriptor)
-        length = os.fstat(self._descriptor).st_size if length is None else length
+        self._source = SourceFile(path, shown)
+        self.path, self.close = self._source.path, self._source.close
         self._base = start
-        self.size = length
-        self._reads_left = READS_AT_LEAST + min(READS_OF_EACH_BYTE * length, READS_AT_MOST)
-        self._growth_left = GROWTH_AT_LEAST + GROWTH_AT_MOST * length
-        superblock = self._superblock_address(length)
+        self.size = self._source.size - start if length is None else min(length, self._source.size - start)
+        self._reads_left = READS_AT_LEAST + min(READS_OF_EACH_BYTE * self.size, READS_AT_MOST)
+        self._growth_left = GROWTH_AT_LEAST + GROWTH_AT_MOST * self.size
+        superblock = self._superblock_address()
         self._base += superblock
         self.size -= superblock
-        self.version, self.root = self._superblock()
+        self.root = self._root_address()
         self.collections: dict[int, dict[int, tuple[int, int]]] = {}
 
     def at(self, address: int, length: int, what: str) -> bytes:
-        """The `length` bytes at an address of the file.
+        """The `length` bytes at an address of the file, which are part of `what`.
 
         Raises:
             FormatError: They do not lie in the file, or the file's structures lead round and round.
@@ -71,32 +67,16 @@ class File:
         if length < 0 or address < 0 or address > self.size - length:
             raise self.broken(f"{what} lies outside the file (address {address}, {length} bytes)")
         self.charge(length + CHARGE_OF_ONE_READ)
-        try:
-            data = os.pread(self._descriptor, length, self._base + address)
-        except OSError as error:
-            raise self.broken(f"{what} cannot be read ({error.strerror})") from None
-        if len(data) != length:
-            raise self.broken(f"{what} ends early: the file changed while it was read")
-        return data
+        return self._source.read(self._base + address, length)
 
-    def fill(self, buffer: memoryview, address: int, what: str) -> None:
+    def fill(self, buffer: memoryview, address: int) -> None:
         """Fills a buffer of bytes from an address whose extent was checked before.
 
         Raises:
             FormatError: The file is no longer as long as it was.
-            ValueError: It was closed; its descriptor may be another file's by now.
+            UsageError: It was closed.
         """
-        if not self.close.alive:
-            raise ValueError(f"{self.path} was closed before {what} was read")
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._descriptor, [buffer[done:]], self._base + address + done)
-            except OSError as error:
-                raise self.broken(f"{what} cannot be read ({error.strerror})") from None
-            if not count:
-                raise self.broken(f"{what} ends early: the file changed while it was read")
-            done += count
+        self._source.fill(buffer, self._base + address)
 
     def charge(self, count: int) -> None:
         """Counts work that the file causes.
@@ -139,17 +119,17 @@ class File:
         """The error for a file that uses what is not read here."""
         return FormatError(f"{self.path}: {what}; {remedy}")
 
-    def _superblock_address(self, length: int) -> int:
+    def _superblock_address(self) -> int:
         address = 0
-        while address + len(SIGNATURE) <= length:
+        while address + len(SIGNATURE) <= self.size:
             if self.at(address, len(SIGNATURE), "the signature") == SIGNATURE:
                 return address
             address = max(2 * address, 512)
         raise FormatError(f"{self.path}: is no HDF5 file; give the file that Keras saved")
 
-    def _superblock(self) -> tuple[int, int]:
+    def _root_address(self) -> int:
         data = self.at(0, min(self.size, 96), "the superblock")
-        fields = Fields(self, data, "the superblock", start=8)
+        fields = Fields(Part(self, "the superblock"), data, start=8)
         (version,) = fields.unpack("B")
         if version in (0, 1):
             _, _, _, _, offset_size, length_size = fields.unpack("6B")
@@ -165,22 +145,51 @@ class File:
         else:
             raise self.refused(f"superblock version {version} is not known", "save it again with an older HDF5")
         if (offset_size, length_size) != (8, 8):
-            raise self.refused(
-                f"it has addresses of {offset_size} and sizes of {length_size} bytes", "save it with Keras"
-            )
+            raise self.refused(f"it has addresses of {offset_size} and sizes of {length_size} bytes", RESAVE)
         if end - base != self.size:
             what = "is truncated" if end - base > self.size else "goes on behind its end"
             raise self.broken(f"it {what}: {end - base} bytes were written, {self.size} are there")
-        return version, root
+        return root
+
+
+class Part:
+    """Anything in a file that a message may be about, and what the message calls it."""
+
+    def __init__(self, file: File, name: str) -> None:
+        self.file = file
+        self.name = name
+
+    def at(self, address: int, length: int) -> bytes:
+        """As `File.at`."""
+        return self.file.at(address, length, self.name)
+
+    def verified(self, address: int, length: int) -> bytes:
+        """The bytes at an address before the checksum, which is the last four of the `length` bytes.
+
+        Raises:
+            FormatError: As for `File.at` and `File.verify`.
+        """
+        return self.file.verify(self.at(address, length), self.name)
+
+    def fields(self, address: int, length: int) -> Fields:
+        """The fields of the structure at an address."""
+        return Fields(self, self.at(address, length))
+
+    def broken(self, fault: str) -> FormatError:
+        """The error for a file that contradicts itself here."""
+        return self.file.broken(f"{self.name} {fault}")
+
+    def refused(self, fault: str, remedy: str = RESAVE) -> FormatError:
+        """The error for a file that uses what is not read here."""
+        return self.file.refused(f"{self.name} {fault}", remedy)
 
 
 class Fields:
     """The fields of one structure from first to last; a structure that ends early is an error, never a crash."""
 
-    def __init__(self, file: File, data: bytes, what: str, start: int = 0) -> None:
-        self._file = file
+    def __init__(self, part: Part, data: bytes, start: int = 0) -> None:
+        self._part = part
         self._data = data
-        self._what = what
         self.position = start
 
     @property
@@ -193,7 +202,7 @@ class Fields:
         compiled, start = _compiled(layout), self.position
         self.position += compiled.size
         if self.position > len(self._data):
-            raise self._ends_early()
+            raise self._part.broken("ends early")
         return compiled.unpack_from(self._data, start)
 
     def take(self, length: int) -> bytes:
@@ -201,17 +210,35 @@ class Fields:
         start = self.position
         self.position += length
         if self.position > len(self._data):
-            raise self._ends_early()
+            raise self._part.broken("ends early")
         return self._data[start : self.position]
 
     def integer(self, width: int) -> int:
         """The next unsigned integer, of any width in bytes."""
         return int.from_bytes(self.take(width), "little")
 
-    def _ends_early(self) -> FormatError:
-        return self._file.broken(f"{self._what} ends early")
-
 
 @lru_cache
 def _compiled(layout: str) -> struct.Struct:
     return struct.Struct("<" + layout)
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' hash of 32 bits, which ends each newer structure (those of HDF5 1.8 and later).
+
+    Source: HDF5 `src/H5checksum.c`, `H5_checksum_lookup3`; http://burtleburtle.net/bob/c/lookup3.c, `hashlittle`.
+    """
+    a = b = c = (0xDEADBEEF + len(data)) & _WORD
+    if not data:
+        return c
+    words = struct.unpack(f"<{-(-len(data) // 12) * 3}I", data + bytes(-len(data) % 12))
+    for index in range(0, len(words), 3):
+        a, b, c = a + words[index] & _WORD, b + words[index + 1] & _WORD, c + words[index + 2] & _WORD
+        if index + 3 < len(words):
+            for bits in (4, 6, 8, 16, 19, 4):
+                a = (a - c & _WORD) ^ (c << bits | c >> 32 - bits) & _WORD
+                a, b, c = b, c + b & _WORD, a
+    for bits in (14, 11, 25, 16, 4, 14, 24):
+        c = (c ^ b) - (b << bits | b >> 32 - bits) & _WORD
+        a, b, c = b, c, a
+    return b

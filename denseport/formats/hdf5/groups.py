@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 from denseport.errors import quoted
-from denseport.formats.hdf5 import dense
 from denseport.formats.hdf5.attributes import Attribute, decoded, read_attributes
+from denseport.formats.hdf5.btrees import LINK_NAMES, indexed_objects, leaves
 from denseport.formats.hdf5.datasets import Dataset
-from denseport.formats.hdf5.file import UNDEFINED, Fields, File
-from denseport.formats.hdf5.headers import Header, Kind, read_header
-from denseport.formats.hdf5.trees import leaves
+from denseport.formats.hdf5.file import UNDEFINED, Fields, File, Part
+from denseport.formats.hdf5.headers import Header, Kind
 
-LINK_KINDS: dict[int, Literal["hard", "soft", "external"]] = {0: "hard", 1: "soft", 64: "external"}
+LINK_KINDS = {0: "hard", 1: "soft", 64: "external"}
 CACHED_SOFT_LINK = 2
 # A group that links to itself has paths of any length.
 PATH_AT_MOST = 64
@@ -24,7 +23,7 @@ class Link(NamedTuple):
     """A name in a group. Only a hard link has an address; `order` is when it was made, where the file tells."""
 
     name: str
-    kind: Literal["hard", "soft", "external", "user-defined"]
+    kind: str
     address: int
     order: int
 
@@ -37,8 +36,8 @@ class Group:
         address: Of its object header: the same for all hard links to one group.
     """
 
-    def __init__(self, file: File, header: Header, path: str) -> None:
-        self._file = file
+    def __init__(self, header: Header, path: str) -> None:
+        self._file = header.file
         self._header = header
         self._opened: dict[str, Group | Dataset] = {}
         # Of what was looked at and is not opened yet: to read them again would take time, since they have checksums.
@@ -62,7 +61,7 @@ class Group:
                 )
         links = {link.name: link for link in found}
         if len(links) != len(found):
-            raise self._file.broken(f"{self._header.what} has two links of one name")
+            raise self._header.broken("has two links of one name")
         return links
 
     @cached_property
@@ -72,7 +71,7 @@ class Group:
         Raises:
             FormatError: One of them cannot be read as far as its name, or a name occurs twice.
         """
-        return read_attributes(self._file, self._header)
+        return read_attributes(self._header)
 
     def child(self, name: str) -> Group | Dataset:
         """What the hard link of this name leads to.
@@ -85,33 +84,18 @@ class Group:
             where = self._below(name)
             if link is None:
                 raise self._file.broken(f"{quoted(where)} is named but is not there")
-            header = self._headers.pop(name, None) or read_header(self._file, link.address, quoted(where))
-            self._opened[name] = _open(self._file, header, where)
+            header = self._headers.pop(name, None) or Header(self._file, link.address, quoted(where))
+            self._opened[name] = _open(header, where)
         return self._opened[name]
 
-    def find(self, path: str) -> Group | Dataset:
-        """What lies at a path of names joined by `/`, below this group.
-
-        Raises:
-            FormatError: As for `child`, or the path is absolute, absurdly long, or has `.` or `..` in it.
-        """
-        found: Group | Dataset = self
-        names = path.split("/")
-        if len(names) > PATH_AT_MOST or not {"", ".", ".."}.isdisjoint(names):
-            raise self._file.broken(f"{quoted(self.path)} names {quoted(path)}, which is no path of names")
-        for name in names:
-            if not isinstance(found, Group):
-                raise self._file.broken(f"{quoted(found.path)} is a dataset where {quoted(path)} needs a group")
-            found = found.child(name)
-        return found
-
     def group(self, path: str) -> Group:
-        """The group at a path.
+        """The group at a path of names joined by `/`, below this one.
 
         Raises:
-            FormatError: As for `find`, or there is a dataset.
+            FormatError: As for `child`, or the path is absolute, absurdly long, or has `.` or `..` in it, or leads to a
+                dataset.
         """
-        found = self.find(path)
+        found = self._find(path)
         if not isinstance(found, Group):
             raise self._file.broken(f"{quoted(found.path)} is a dataset where a group was expected")
         return found
@@ -120,9 +104,9 @@ class Group:
         """The dataset at a path.
 
         Raises:
-            FormatError: As for `find`, or there is a group.
+            FormatError: As for `group`, or there is a group.
         """
-        found = self.find(path)
+        found = self._find(path)
         if not isinstance(found, Dataset):
             raise self._file.broken(f"{quoted(found.path)} is a group where a dataset was expected")
         return found
@@ -141,12 +125,23 @@ class Group:
                     continue
                 seen.add(link.address)
                 where = group._below(name)
-                header = read_header(self._file, link.address, quoted(where))
+                header = Header(self._file, link.address, quoted(where))
                 if _is_group(header):
-                    group._opened[name] = inner = Group(self._file, header, where)
+                    group._opened[name] = inner = Group(header, where)
                     pending.append(inner)
                 else:
                     group._headers[name] = header
+
+    def _find(self, path: str) -> Group | Dataset:
+        found: Group | Dataset = self
+        names = path.split("/")
+        if len(names) > PATH_AT_MOST or not {"", ".", ".."}.isdisjoint(names):
+            raise self._file.broken(f"{quoted(self.path)} names {quoted(path)}, which is no path of names")
+        for name in names:
+            if not isinstance(found, Group):
+                raise self._file.broken(f"{quoted(found.path)} is a dataset where {quoted(path)} needs a group")
+            found = found.child(name)
+        return found
 
     def _below(self, name: str) -> str:
         """The path of a link, which counts as work: one long name may stand before thousands of others."""
@@ -155,36 +150,21 @@ class Group:
 
     def _links(self) -> Iterator[Link]:
         """Source: sections IV.A.2.c, g and r, on the Link Info, Link and Symbol Table messages."""
-        table = self._header.only(Kind.SYMBOL_TABLE, self._file)
+        header = self._header
+        table = header.only(Kind.SYMBOL_TABLE)
         if table is not None:
-            tree, heap = self._fields(table).unpack("QQ")
-            yield from _symbols(self._file, tree, heap, self._header.what)
-        for body in self._header.every(Kind.LINK, self._file):
-            yield self._link(body)
-        info = self._header.only(Kind.LINK_INFO, self._file)
+            yield from _symbols(header, *Fields(header, table).unpack("QQ"))
+        for body in header.every(Kind.LINK):
+            yield _link(header, body)
+        info = header.only(Kind.LINK_INFO)
         if info is not None:
-            fields = self._fields(info)
+            fields = Fields(header, info)
             _, flags = fields.unpack("BB")
             fields.take(8 if flags & 1 else 0)
             heap, names = fields.unpack("QQ")
             if heap != UNDEFINED:
-                for body in dense.objects(self._file, heap, names, dense.LINK_NAMES, self._header.what):
-                    yield self._link(body)
-
-    def _link(self, body: bytes) -> Link:
-        fields = self._fields(body)
-        version, flags = fields.unpack("BB")
-        if version != 1:
-            raise self._file.broken(f"{self._header.what} has a link of version {version}")
-        (kind,) = fields.unpack("B") if flags & 0x08 else (0,)
-        (order,) = fields.unpack("Q") if flags & 0x04 else (0,)
-        fields.take(1 if flags & 0x10 else 0)
-        name = fields.take(fields.integer(1 << (flags & 0b11)))
-        (address,) = fields.unpack("Q") if kind == 0 else (UNDEFINED,)
-        return Link(decoded(self._file, name, self._header.what), LINK_KINDS.get(kind, "user-defined"), address, order)
-
-    def _fields(self, body: bytes) -> Fields:
-        return Fields(self._file, body, self._header.what)
+                for body in indexed_objects(header, heap, names, LINK_NAMES):
+                    yield _link(header, body)
 
 
 def open_root(file: File) -> Group:
@@ -193,50 +173,58 @@ def open_root(file: File) -> Group:
     Raises:
         FormatError: There is none, or somewhere below it, needed or not, a link is no hard one.
     """
-    root = Group(file, read_header(file, file.root, "the root group"), "")
+    root = Group(Header(file, file.root, "the root group"), "")
     root.require_hard_links()
     return root
 
 
-def _open(file: File, header: Header, path: str) -> Group | Dataset:
+def _open(header: Header, path: str) -> Group | Dataset:
     if Kind.LAYOUT in header.messages:
-        return Dataset(file, header, path, partial(_dtype_mark, file, header))
+        return Dataset(header, path)
     if _is_group(header):
-        return Group(file, header, path)
-    raise file.broken(f"{quoted(path)} is neither a group nor a dataset")
+        return Group(header, path)
+    raise header.broken("is neither a group nor a dataset")
 
 
 def _is_group(header: Header) -> bool:
     return Kind.SYMBOL_TABLE in header.messages or Kind.LINK_INFO in header.messages
 
 
-def _dtype_mark(file: File, header: Header) -> str | None:
-    attribute = read_attributes(file, header).get("dtype")
-    return attribute.text() if attribute is not None else None
+def _link(part: Part, body: bytes) -> Link:
+    fields = Fields(part, body)
+    version, flags = fields.unpack("BB")
+    if version != 1:
+        raise part.broken(f"has a link of version {version}")
+    (kind,) = fields.unpack("B") if flags & 0x08 else (0,)
+    (order,) = fields.unpack("Q") if flags & 0x04 else (0,)
+    fields.take(1 if flags & 0x10 else 0)
+    name = fields.take(fields.integer(1 << (flags & 0b11)))
+    (address,) = fields.unpack("Q") if kind == 0 else (UNDEFINED,)
+    return Link(decoded(part, name), LINK_KINDS.get(kind, "user-defined"), address, order)
 
 
-def _symbols(file: File, tree: int, heap: int, what: str) -> Iterator[Link]:
+def _symbols(part: Part, tree: int, heap: int) -> Iterator[Link]:
     """The links of a group of the older kind: a tree of nodes of symbols whose names lie in a heap.
 
     Source: sections III.A.1, III.B and III.D, on version 1 B-trees, symbol table nodes and local heaps.
     """
-    fields = Fields(file, file.at(heap, 32, what), what)
+    fields = part.fields(heap, 32)
     signature, size, _, address = fields.take(8), *fields.unpack("QQQ")
     if signature[:4] != b"HEAP":
-        raise file.broken(f"{what} has no names at address {heap}")
-    names = file.at(address, size, what)
-    for _, node in leaves(file, tree, 0, 8, what):
-        fields = Fields(file, file.at(node, 8, what), what)
+        raise part.broken(f"has no names at address {heap}")
+    names = part.at(address, size)
+    for _, node in leaves(part, tree, 0, 8):
+        fields = part.fields(node, 8)
         signature, (count,) = fields.take(6), fields.unpack("H")
         if signature[:4] != b"SNOD":
-            raise file.broken(f"{what} has no symbols at address {node}")
-        fields = Fields(file, file.at(node + 8, 40 * count, what), what)
+            raise part.broken(f"has no symbols at address {node}")
+        fields = part.fields(node + 8, 40 * count)
         for _ in range(count):
             name, header, cached = fields.unpack("QQI20x")
             end = names.find(b"\0", name) if name < len(names) else -1
             if end < 0:
-                raise file.broken(f"{what} has a link whose name lies outside its heap")
+                raise part.broken("has a link whose name lies outside its heap")
             # Names may overlap in the heap.
-            file.charge(end - name)
-            text = decoded(file, names[name:end], what)
+            part.file.charge(end - name)
+            text = decoded(part, names[name:end])
             yield Link(text, "soft", UNDEFINED, 0) if cached == CACHED_SOFT_LINK else Link(text, "hard", header, 0)

@@ -19,12 +19,11 @@ import numpy as np
 from denseport.checkpoint import Tensor, dtype_name, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.hdf5.file import SIGNATURE, UNDEFINED
-from denseport.formats.hdf5.headers import Kind
+from denseport.formats.hdf5.headers import FLOATS, RANK_AT_MOST, Kind
 
 SUPERBLOCK_SIZE = 96
 GROUP_INFO, FILL_VALUE = 0x0A, 0x05
 CONSTANT = 0b1
-RANK_AT_MOST = 32
 MESSAGES_AT_MOST = 65535
 # The library takes no smaller collection of strings.
 COLLECTION_AT_LEAST = 4096
@@ -35,11 +34,6 @@ FIXED_STRING = bytes.fromhex("13010000")
 VARIABLE_STRING = bytes.fromhex("1901010010000000 1000000001000000 00000800")
 RAW_16_BIT = bytes.fromhex("1500000002000000")
 BOOLEAN = bytes.fromhex("1802000001000000 1008000001000000 00000800") + b"FALSE\0\0\0TRUE\0\0\0\0" + b"\0\1"
-FLOATS = {
-    "float16": bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"),
-    "float32": bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"),
-    "float64": bytes.fromhex("11203f0008000000 00004000 340b0034 ff030000"),
-}
 # Never filled in advance, of no special value.
 PLAIN_FILL_VALUE = bytes.fromhex("0202020100000000")
 
@@ -142,16 +136,18 @@ class Writer:
         return address
 
     def _datatype(self, dtype: np.dtype[Any], name: str) -> bytes:
-        own = dtype_name(dtype)
-        if own in FLOATS:
-            return FLOATS[own]
+        number = dtype_name(dtype)
+        if number in ("bool", "bfloat16"):
+            return BOOLEAN if number == "bool" else RAW_16_BIT
+        if number in FLOATS:
+            size, exponent_at, exponent_bits, mantissa_bits, bias = FLOATS[number]
+            facts = (size, 0, 8 * size, exponent_at, exponent_bits, 0, mantissa_bits, bias)
+            return struct.pack("<BBBxIHHBBBBI", 0x11, 0x20, 8 * size - 1, *facts)
         if dtype.kind in "iu":
             signed = 0b1000 if dtype.kind == "i" else 0
             return struct.pack("<BBxxIHH", 0x10, signed, dtype.itemsize, 0, 8 * dtype.itemsize)
-        if own in ("bool", "bfloat16"):
-            return BOOLEAN if own == "bool" else RAW_16_BIT
         raise FormatError(
-            f"{self._path}: {quoted(name)} is {own}, which h5 cannot hold; "
+            f"{self._path}: {quoted(name)} is {number}, which h5 cannot hold; "
             "give --dtype float32, or a name ending in .safetensors"
         )
 

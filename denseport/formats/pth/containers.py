@@ -134,7 +134,7 @@ def _legacy_storages(file: SourceFile, unpickler: TorchUnpickler, keys: object) 
         declared = unpickler.storages.get(key)
         if declared is None or key in stored:
             raise FormatError(f"{file.path}: storage {quoted(key)} is listed but not declared once; {_BROKEN}")
-        itemsize = declared.type.dtype.to_numpy().itemsize
+        itemsize = declared.type.to_numpy().itemsize
         try:
             (count,) = _COUNT.unpack(file.read(position, _COUNT.size))
         except StructError:

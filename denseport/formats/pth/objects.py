@@ -54,10 +54,8 @@ class Dtype:
 
 
 @dataclass(frozen=True, slots=True)
-class StorageType:
-    """The type of a storage's elements, `uint8` for an untyped storage, which is counted in bytes."""
-
-    dtype: Dtype
+class StorageType(Dtype):
+    """The dtype of a storage's elements, `uint8` for an untyped storage, which is counted in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +214,9 @@ GLOBALS: Mapping[tuple[str, str], object] = MappingProxyType(
         for name, build in (("set", _set), ("frozenset", _set), ("bytes", _bytes))
     }
     | {("torch", name): Dtype(name) for name in DTYPES}
+    | {(module, name): StorageType(dtype) for module in ("torch", "torch.cuda") for name, dtype in STORAGES.items()}
     | {
-        (module, name): StorageType(Dtype(dtype))
-        for module in ("torch", "torch.cuda")
-        for name, dtype in STORAGES.items()
-    }
-    | {
-        (module, name): StorageType(Dtype("uint8"))
+        (module, name): StorageType("uint8")
         for module in ("torch", "torch.storage")
         for name in ("UntypedStorage", "_UntypedStorage")
     }

@@ -60,7 +60,7 @@ class TensorReader:
                 name, f"has its values in storage {quoted(storage.key)}, which the file lacks; {_BROKEN}"
             )
         stored = self._stored[storage.key]
-        storage_dtype = storage.type.dtype.to_numpy()
+        storage_dtype = storage.type.to_numpy()
         dtype = storage_dtype if record.dtype is None else record.dtype.to_numpy()
         if stored.size // storage_dtype.itemsize != storage.count:
             declared = storage.count * storage_dtype.itemsize
