@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+import denseport
 from denseport import terminal
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
 from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
@@ -87,7 +88,6 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
     With --to-layout timm, DST is a folder that timm opens; with --to-layout keras-hub and no suffix, one for keras_hub.
     """
     from denseport import text
-    from denseport.conversion import convert as run
 
     _check_page(page)
     if page is not None and not options["verify"]:
@@ -95,7 +95,7 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
     what = "converting" + (" and running both frameworks" if options["verify"] else "")
     try:
         with terminal.sign_of_life(what) as progress:
-            report = run(**options, progress=progress)
+            report = denseport.convert(**options, progress=progress)
     except VerificationError as error:
         if error.report is not None:
             _write_page(page, error.report.parity)
@@ -121,10 +121,9 @@ def migrate(as_json: bool, **options: Any) -> None:
     DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
     """
     from denseport import text
-    from denseport.migration import migrate as run
 
     with terminal.sign_of_life("migrating", files=True) as progress:
-        report = run(**options, progress=progress)
+        report = denseport.migrate(**options, progress=progress)
     _print(report.to_dict(), as_json, lambda: text.migration(report))
     if report.failed:
         sys.exit(1)
@@ -140,11 +139,10 @@ def migrate(as_json: bool, **options: Any) -> None:
 def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Run two files, each in its own framework, and compare outputs."""
     from denseport import text
-    from denseport.parity import verify as run
 
     _check_page(page)
     with terminal.sign_of_life("running both frameworks") as progress:
-        report = run(**options, progress=progress)
+        report = denseport.verify(**options, progress=progress)
     _print(report.to_dict(), as_json, lambda: text.parity(report, verbose))
     _write_page(page, report)
     if not report.passed:
@@ -158,9 +156,8 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
     """Say what a file holds, and whether it can be converted."""
     from denseport import text
-    from denseport.inspection import inspect as run
 
-    inspection = run(file, layout=layout)
+    inspection = denseport.inspect(file, layout=layout)
     _print(inspection.to_dict(), as_json, lambda: text.inspection(inspection))
 
 
@@ -171,9 +168,8 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 def diff(as_json: bool, a: Path, b: Path) -> None:
     """Compare two files tensor by tensor, across formats and layouts."""
     from denseport import text
-    from denseport.difference import diff as run
 
-    difference = run(a, b)
+    difference = denseport.diff(a, b)
     _print(difference.to_dict(), as_json, lambda: text.difference(difference))
     if difference.different:
         sys.exit(1)
@@ -213,9 +209,7 @@ def show(name: str) -> None:
 @click.argument("file", type=PATH)
 def derive(file: Path, output: Path | None, force: bool) -> None:
     """Write a layout for a DenseNet whose names no known layout has."""
-    from denseport.inspection import derive as run
-
-    derived = run(file)
+    derived = denseport.derive(file)
     if output is None:
         click.echo(derived, nl=False)
         return
@@ -242,11 +236,10 @@ def presets(as_json: bool) -> None:
 def pull(as_json: bool, preset: str) -> None:
     """Download a preset's weights into the cache, and check them."""
     from denseport.presets import find
-    from denseport.presets import pull as run
 
     found = find(preset)
     with terminal.sign_of_life(f"downloading {found.name}") as progress:
-        file = run(found.name, progress=progress)
+        file = denseport.pull(found.name, progress=progress)
     for note in found.notes:
         click.echo(f"note: {printable(note)}", err=True)
     report = {"preset": found.name, "file": str(file), "hash": found.hash or None}
@@ -264,10 +257,9 @@ def predict(as_json: bool, **options: Any) -> None:
     FILE holds the weights, or is the name of a preset. IMAGES are pictures, folders of them, or npz files.
     """
     from denseport import text
-    from denseport.prediction import predict as run
 
     with terminal.sign_of_life("predicting") as progress:
-        predictions = run(**options, progress=progress)
+        predictions = denseport.predict(**options, progress=progress)
     report = {"predictions": [prediction.to_dict() for prediction in predictions]}
     _print(report, as_json, lambda: text.predictions(predictions))
 
