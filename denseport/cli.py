@@ -17,7 +17,7 @@ import denseport
 from denseport import terminal
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
 from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
-from denseport.running.garbage import collect_rarely
+from denseport.running.child import collect_rarely
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport

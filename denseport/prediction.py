@@ -20,9 +20,8 @@ from denseport.options import Framework, Predicting, valid
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
 from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
-from denseport.running.child import BATCH
 from denseport.running.images import ImageSet, given
-from denseport.running.request import OUTPUTS, Pass, Request
+from denseport.running.request import BATCH, OUTPUTS, Pass, Request
 from denseport.running.workers import Workers
 
 Progress = Callable[[int, int], None]
@@ -105,7 +104,7 @@ def predict(
     default = preset.preprocessing if preset else usual
     paths = [Path(image) for image in images]
     sets = [given(image, config, preprocess, default)[0] for image in paths]
-    run = Pass(OUTPUTS, str(path), str(layout or found.layout.name), "keep")
+    run = Pass(OUTPUTS, str(path), str(path), found, config)
     shown = [name for image, own in zip(paths, sets, strict=True) for name in _shown(image, own)]
     logits = _run(framework, run, sets, device, progress, workers)
     for image, row in zip(shown, logits, strict=True):
@@ -146,13 +145,14 @@ def _run(
             framework=framework,
             device=device,
             allow_tf32=False,
+            keras_backend=keras_backend(),
             passes=(run,),
             images=tuple(each.to_json() for each in sets),
             training=None,
             folder=str(folder),
         )
         with nullcontext(workers) if workers else Workers() as processes:
-            processes.run([request], device, keras_backend(), one_batch_done)
+            processes.run([request], one_batch_done)
         with np.load(request.outputs(OUTPUTS)) as outputs:
             return np.concatenate([outputs[str(n)] for n in range(len(sets))])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from denseport.difference import Difference
     from denseport.inspection import Inspection
     from denseport.layouts.spec import Layout
-    from denseport.migration.report import MigrationReport, Result
+    from denseport.migration.results import MigrationReport, Result
     from denseport.net.config import DenseNetConfig
     from denseport.parity.report import ParityReport
     from denseport.prediction import Prediction

@@ -24,8 +24,8 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError
 from denseport.load import opened
 from denseport.net.config import DenseNetConfig
+from denseport.running import libraries
 from denseport.running.libraries import LIBRARIES
-from denseport.running.libraries import library as own_library
 
 Script = Callable[..., Any]
 
@@ -135,10 +135,9 @@ def written(config: DenseNetConfig, path: Path, layout: str = "denseport", **opt
     return path
 
 
-def require(library: str, file: Path) -> None:
-    with opened(file) as (_, found):
-        layout, config = found.layout.name, found.config
-    LIBRARIES[library].require(file, layout, config)
+def require(library: str, file: Path, layout: str = "", config: DenseNetConfig | None = None) -> None:
+    with opened(file) as (checkpoint, found):
+        LIBRARIES[library].require(checkpoint, layout or found.layout.name, config or found.config)
 
 
 @pytest.fixture(scope="module")
@@ -337,14 +336,14 @@ def test_an_architecture_that_the_class_cannot_build_is_refused(
     own = LIBRARIES[library]
     file = fixtures / ("digits-torch.pth" if own.framework == "torch" else "digits-keras.h5")
     with pytest.raises(LayoutError, match=f"{re.escape(str(file))}: {library} cannot build it: .*{reason}; choose "):
-        own.require(file, own.layouts[0], config)
+        require(library, file, own.layouts[0], config)
 
 
 def test_tensors_are_refused_where_a_loader_does_not_look(fixtures: Path) -> None:
     file = fixtures / "digits-torch-legacy.pth"
     with pytest.raises(UsageError, match=r"has its tensors under state_dict, where torchvision does not look; convert"):
         require("torchvision", file)
-    LIBRARIES["timm"].require(file, "torchvision", SMALL_NET)
+    require("timm", file, "torchvision", SMALL_NET)
 
 
 @pytest.mark.parametrize(
@@ -362,9 +361,9 @@ def test_a_missing_library_is_named_with_what_to_install(
 ) -> None:
     own = LIBRARIES[library]
     file = fixtures / ("digits-torch.safetensors" if own.framework == "torch" else "digits-keras.h5")
-    monkeypatch.setattr(own_library, "find_spec", lambda module: None if module == missing else True)
+    monkeypatch.setattr(libraries, "find_spec", lambda module: None if module == missing else True)
     with pytest.raises(FrameworkMissingError, match=f"--against {library} needs .*: {remedy}$"):
-        own.require(file, own.layouts[0], SMALL_NET)
+        require(library, file, own.layouts[0], SMALL_NET)
 
 
 @pytest.mark.parametrize(("library", "missing"), [("timm", "torch"), ("keras-applications", "keras")])
@@ -373,16 +372,16 @@ def test_a_missing_framework_is_named_with_the_extra(
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda module: None if module == missing else True)
     with pytest.raises(FrameworkMissingError, match=rf"this needs {missing}: pip install 'denseport\["):
-        LIBRARIES[library].require(fixtures / "digits-torch.pth", "torchvision", SMALL_NET)
+        require(library, fixtures / "digits-torch.pth", "torchvision", SMALL_NET)
 
 
 def test_asking_whether_a_library_takes_a_file_imports_none_of_it(fixtures: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from denseport import DenseNetConfig;"
+        "import sys; from denseport import DenseNetConfig, read;"
         "from denseport.running.libraries import LIBRARIES;"
         "[library.version() for library in LIBRARIES.values()];"
-        "LIBRARIES['torchvision'].require(Path(sys.argv[1]), 'torchvision', DenseNetConfig());"
-        "LIBRARIES['keras-hub'].require(Path(sys.argv[2]), 'keras-hub', DenseNetConfig());"
+        "LIBRARIES['torchvision'].require(read(sys.argv[1]), 'torchvision', DenseNetConfig());"
+        "LIBRARIES['keras-hub'].require(read(sys.argv[2]), 'keras-hub', DenseNetConfig());"
         "print(*{'torch', 'torchvision', 'timm', 'monai', 'keras', 'keras_hub', 'tensorflow'} & sys.modules.keys())"
     )
     files = fixtures / "digits-torch.pth", fixtures / "digits-keras.h5"

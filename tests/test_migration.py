@@ -26,7 +26,7 @@ from denseport.errors import FormatError, FrameworkMissingError, UsageError
 from denseport.load import sha256
 from denseport.migration import jobs, manifest, migrate, places, results
 from denseport.migration.jobs import Job, perform
-from denseport.migration.report import MigrationReport, Result
+from denseport.migration.results import MigrationReport, Result
 from denseport.net.config import DenseNetConfig
 from denseport.options import Converting, options_of
 
@@ -315,8 +315,10 @@ class Running:
         )
         self.every.append(self)
 
-    def started(self, module: str) -> set[int]:
-        return {number for number, command in marked(self.mark).items() if f"-m denseport.{module}" in command}
+    def serving(self, module: str) -> set[int]:
+        """The processes that were started to serve a module."""
+        served = f"-m denseport.running.child denseport.{module} "
+        return {number for number, command in marked(self.mark).items() if served in command}
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
@@ -403,10 +405,10 @@ def test_frameworks_are_loaded_once_and_end_with_the_run(tmp_path: Path, sent: i
     target = tmp_path / "target"
     running = Running("--device", "cpu", "--to", "h5", folder, target)
     running.wait_until(lambda: (target / RESULTS).exists() and len(written_lines(target)) >= 1)
-    frameworks = running.started("running.child")
+    frameworks = running.serving("running.runners")
     assert len(frameworks) == 2
     running.wait_until(lambda: len(written_lines(target)) >= 3)
-    assert running.started("running.child") == frameworks
+    assert running.serving("running.runners") == frameworks
     running.process.send_signal(sent)
     running.ended()
     assert running.left_over() == {}
@@ -420,7 +422,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     target = tmp_path / "target"
     running = Running("--no-verify", "--to", "h5", "--jobs", 2, folder, target)
     running.wait_until(lambda: (target / RESULTS).exists() and len(written_lines(target)) >= 2)
-    first, second = running.started("migration.worker")
+    first, second = running.serving("migration.jobs")
     os.kill(first, signal.SIGKILL)
     os.kill(second, signal.SIGTERM)
     code, said, _ = running.ended()
@@ -734,7 +736,7 @@ def test_a_cluster_that_loses_a_worker_loses_nothing(
     assert (code, complained) == (1, "")
     found = {row["target"]: row["status"] for row in json.loads(said)["results"]}
     assert found.pop("20-bad.h5") == "failed"
-    assert list(found.values()) == ["converted"] * 40
+    assert list(found.values()) == ["converted"] * 40, said
     assert len(files(target)) == 40
     code, said, _ = Running("--no-verify", "--to", "h5", "--scheduler", address, folder, target).ended()
     assert (code, "unchanged  40\n" in said) == (1, True), said
@@ -767,7 +769,7 @@ def test_the_report_in_lines() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     heavy = ("torch", "keras", "tensorflow", "rich", "dask", "distributed", "fsspec", "denseport.parity.verification")
-    code = f"import sys, denseport.migration.worker\nprint([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, denseport.migration.jobs\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
 

@@ -59,7 +59,7 @@ class Detection:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, from which another process that reads the same file need not detect again."""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {
-            "layout": self.layout.file or self.layout.name,
+            "layout": self.layout.reference,
             "framework": [self.framework.name, self.framework.rotated],
             "config": self.config.to_dict(),
         }

@@ -90,6 +90,11 @@ class Layout:
     nameless: bool = False
     detected: bool = True
 
+    @property
+    def reference(self) -> str:
+        """What `find_layout` finds the layout by."""
+        return self.file or self.name
+
     def framework_for(self, native: str) -> Framework:
         """The framework whose conventions a file takes, given the one that its format is native to."""
         return next((framework for framework in self.frameworks if framework.name == native), self.frameworks[0])

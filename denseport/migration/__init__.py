@@ -1,6 +1,118 @@
-"""Migration: many files, each converted and verified on its own, in processes of this machine or on a cluster."""
+"""Migration: many files, each converted and verified on its own, in processes of this machine or on a cluster.
 
-from denseport.migration.orchestration import migrate
-from denseport.migration.report import MigrationReport, Result
+List the files, leave out what is done, convert the rest, write each result down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Unpack
+
+from denseport.errors import UsageError
+from denseport.load import sha256
+from denseport.migration import manifest, places, results, schedulers
+from denseport.migration.jobs import Job
+from denseport.migration.results import UNCHANGED, MigrationReport, Result
+from denseport.options import Converting, files_named, valid
+from denseport.requirements import keras_backend, require_parity
 
 __all__ = ["MigrationReport", "Result", "migrate"]
+
+Progress = Callable[[int, int], None]
+
+
+def migrate(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **converting: Unpack[Converting],
+) -> MigrationReport:
+    """Converts many files, each on its own: one that fails stops no other.
+
+    What became of each is appended to `denseport-migration.jsonl` in `dst`. A file is left alone when its content, its
+    options and its target are those that were written down there; a run that was ended goes on where it was.
+
+    Args:
+        src: A folder, whose weight files are converted to `to_format`, or a manifest that ends in .toml or .csv; a path
+            or a URL that fsspec knows.
+        dst: The folder of targets, a path or a URL; it is made where it is missing.
+        jobs: How many files are converted at a time, each in a process of its own on this machine.
+        scheduler: The address of a Dask scheduler, whose workers do it in place of this machine.
+        force: Whether a target may be replaced that no migration has written, or that was changed since.
+        progress: Is called with the number of files that are done, and of all files.
+        converting: What `denseport.convert` takes; a row of a manifest goes before it.
+
+    Raises:
+        UsageError: The manifest, the folder or the options cannot be used, or two files have one target; nothing was
+            converted.
+        FormatError: The file of results is broken.
+        FrameworkMissingError: A framework, fsspec or dask.distributed is needed and not installed.
+    """
+    started = time.perf_counter()
+    if jobs < 1 or (scheduler is not None and jobs > 1):
+        raise UsageError(f"--jobs {jobs}: must be 1 or more, and is for this machine; leave it out with --scheduler")
+    rows = manifest.rows(str(src), str(dst), valid(Converting, converting))
+    if scheduler is None:
+        for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
+            require_parity(keras_backend(backend))
+    contents: dict[str, list[str]] = {}
+    with results.opened(str(dst)) as written:
+        todo = [
+            Job(
+                source=row.source,
+                name=row.target,
+                target=places.absolute(row.target, str(dst)),
+                options=row.options,
+                options_sha256=_identity(row.options, contents),
+                force=force,
+                known=written.by_target.get(row.target),
+            )
+            for row in rows
+        ]
+        found: dict[str, Result] = {}
+        outcomes = (
+            schedulers.on_this_machine(todo, jobs) if scheduler is None else schedulers.on_cluster(todo, scheduler)
+        )
+        if progress is not None:
+            progress(0, len(todo))
+        with closing(outcomes):
+            for result in outcomes:
+                found[result.target] = result
+                if result.status != UNCHANGED:
+                    written.add(result)
+                if progress is not None:
+                    progress(len(found), len(todo))
+    return MigrationReport(
+        results=tuple(found[row.target] for row in rows),
+        results_file=places.absolute(results.FILE_NAME, str(dst)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _identity(options: Mapping[str, Any], contents: dict[str, list[str]]) -> str:
+    """A SHA-256 that changes with the options, and with the content of every file that they name.
+
+    `contents` remembers that of each file while rows share it; it is empty at first.
+    """
+    files = files_named(Converting, options)
+    for file in files.values():
+        if file not in contents:
+            contents[file] = _content(file)
+    known = {name: contents[file] for name, file in files.items()}
+    return hashlib.sha256(json.dumps([options, known], sort_keys=True).encode()).hexdigest()
+
+
+def _content(name: str) -> list[str]:
+    """The hashes of a file, or of every file in a folder; nothing where there is none."""
+    path = Path(name)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [f"{file.relative_to(path)} {sha256(file)}" for file in files if file.is_file()]

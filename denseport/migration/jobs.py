@@ -1,21 +1,26 @@
-"""The work on one file: see whether it is done already, fetch, convert and verify it, and put it in place."""
+"""The work on one file: see whether it is done already, fetch, convert and verify it, and put it in place.
+
+Processes of `denseport.running.child` serve this module.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from denseport import conversion
 from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError
 from denseport.load import sha256
 from denseport.migration import places
-from denseport.migration.report import CONVERTED, FAILED, UNCHANGED, Result
+from denseport.migration.results import CONVERTED, FAILED, UNCHANGED, Result
 from denseport.options import needing_verify
+from denseport.running.child import Receive, Reply
 
 if TYPE_CHECKING:
     from denseport.parity import ParityReport, Workers
@@ -62,6 +67,19 @@ class Job:
             target_sha256=self.known.target_sha256 if self.known and self.known.source == self.source else None,
             error=error,
         )
+
+
+def serve(next_message: Receive, reply: Reply) -> NoReturn:
+    """Answers each job with its result; the frameworks that one job has started are there for those that follow."""
+    workers: Workers | None = None
+    with ExitStack() as until_the_end:
+        while True:
+            job = Job.from_dict(next_message())
+            if workers is None and job.options.get("verify", True):
+                from denseport.parity import Workers
+
+                workers = until_the_end.enter_context(Workers())
+            reply(perform(job, workers).to_dict())
 
 
 def perform(job: Job, workers: Workers | None) -> Result:

@@ -1,22 +1,100 @@
-"""Who does the jobs: processes of this machine, or a Dask cluster. Both yield results as they come."""
+"""Who does the jobs: processes of this machine, or the same ones in the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Generator, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from denseport.errors import FrameworkMissingError, UsageError, quoted
-from denseport.migration import cluster
 from denseport.migration.jobs import Job
-from denseport.migration.processes import Processes
-from denseport.migration.report import Result
+from denseport.migration.results import Result
+from denseport.running.workers import Process
 
+ATTEMPTS = 3
+SECONDS_TO_END = 5.0
 SECONDS_TO_CONNECT = 10
+IDLE_SECONDS = 60.0
 ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/]+:\d{1,5}")
+
+
+class StoppedError(Exception):
+    """The processes have been ended, and with them this job."""
+
+
+class Processes:
+    """As many processes as jobs are performed at a time; within a `with` block, and never beyond it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._every: set[Process] = set()
+        self._idle: list[Process] = []
+        self._ended = False
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def perform(self, job: Job) -> Result:
+        """Does a job in a process that no other job uses meanwhile; each thread that calls this waits for its result.
+
+        A process that is killed loses nothing: the job is done again, and fails only where that happens every time. One
+        that ends by itself has met a mistake in a library or in denseport, which is then the job's error.
+
+        Raises:
+            StoppedError: `end` was called.
+        """
+        last_words = ""
+        for _ in range(ATTEMPTS):
+            try:
+                process = self._taken()
+            except OSError as refused:
+                return job.failed(
+                    f"{job.source}: no process can be started ({refused.strerror}); give fewer --jobs, and run it again"
+                )
+            process.tell(job.to_dict())
+            if (result := process.reply()) is not None:
+                with self._lock:
+                    self._idle.append(process)
+                return Result.from_dict(result)
+            killed, last_words = process.obituary()
+            process.end()
+            with self._lock:
+                self._every.discard(process)
+            if self._ended:
+                raise StoppedError
+            if not killed:
+                break
+        return job.failed(f"{job.source}: the process at work on it ended with {last_words}")
+
+    def end(self) -> None:
+        """Ends every process; what is half done is removed by each."""
+        with self._lock:
+            self._ended = True
+            every, self._every, self._idle = self._every, set(), []
+        for process in every:
+            process.ask_to_end()
+        for process in every:
+            process.end(SECONDS_TO_END)
+
+    def _taken(self) -> Process:
+        with self._lock:
+            if self._ended:
+                raise StoppedError
+            if self._idle:
+                return self._idle.pop()
+            process = Process("denseport.migration.jobs")
+            self._every.add(process)
+            return process
 
 
 def on_this_machine(jobs: Sequence[Job], processes_at_once: int) -> Generator[Result, None, None]:
@@ -64,7 +142,7 @@ def on_cluster(jobs: Sequence[Job], address: str) -> Generator[Result, None, Non
                 raise UsageError(
                     f"--scheduler {quoted(address)}: has no workers; start some with `dask worker`"
                 ) from None
-            futures = client.map(cluster.perform, [job.to_dict() for job in jobs], pure=False)
+            futures = client.map(_perform, [job.to_dict() for job in jobs], pure=False)
             job_of = dict(zip((future.key for future in futures), jobs, strict=True))
             try:
                 for done in completed(futures, loop=client.loop):
@@ -72,20 +150,70 @@ def on_cluster(jobs: Sequence[Job], address: str) -> Generator[Result, None, Non
             finally:
                 client.cancel(futures)
                 if client.status == "running":
-                    client.run(cluster.release, on_error="ignore")
+                    client.run(_release, on_error="ignore")
 
 
 def _result(done: Any, job: Job) -> Result:
-    """The result of a Dask future that has ended one way or another."""
-    status = done.status
-    if status == "finished":
+    """The result of a Dask future that is done; where it was lost with its worker, Dask has the job done again."""
+    if done.status == "cancelled":
+        return job.failed(f"{job.source}: the connection to the cluster was lost; run the migration again")
+    try:
         return Result.from_dict(done.result())
-    if status == "error":
-        error = done.exception()
-        return job.failed(
-            f"{job.source}: a worker of the cluster failed: {quoted(f'{type(error).__name__}: {error}', 300)}"
-        )
-    return job.failed(f"{job.source}: the connection to the cluster was lost; run the migration again")
+    except Exception as error:  # whatever a worker raises that denseport does not
+        reason = quoted(f"{type(error).__name__}: {error}", 300)
+        return job.failed(f"{job.source}: a worker of the cluster failed: {reason}")
+
+
+class _OfDaskWorker:
+    """The processes of one Dask worker, which stay for the next job, if that comes soon."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: Processes | None = None
+        self._jobs = 0
+        self._timer: threading.Timer | None = None
+
+    def perform(self, job: Job) -> Result:
+        with self._lock:
+            self._stop_timer()
+            self._processes = processes = self._processes or Processes()
+            self._jobs += 1
+        try:
+            return processes.perform(job)
+        finally:
+            with self._lock:
+                self._jobs -= 1
+                if not self._jobs:
+                    # Nobody tells the workers when a client was killed.
+                    self._timer = threading.Timer(IDLE_SECONDS, self.release)
+                    self._timer.daemon = True
+                    self._timer.start()
+
+    def release(self) -> None:
+        """Ends the processes, unless another migration is using them."""
+        with self._lock:
+            if self._jobs:
+                return
+            self._stop_timer()
+            processes, self._processes = self._processes, None
+        if processes is not None:
+            processes.end()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_of_dask_worker = _OfDaskWorker()
+
+
+def _perform(job: Mapping[str, Any]) -> dict[str, Any]:
+    return _of_dask_worker.perform(Job.from_dict(job)).to_dict()
+
+
+def _release() -> None:
+    _of_dask_worker.release()
 
 
 @contextmanager

@@ -34,6 +34,15 @@ class Weights:
         tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{CLASSIFIER}.")}
         return Weights(self.config.without_head(), tensors, self.counters)
 
+    def for_net(self, config: DenseNetConfig) -> Weights:
+        """The same weights as a net takes them: without a classifier where it has none, in its order of concatenation.
+
+        Args:
+            config: The architecture that the weights have, perhaps without its classifier, and other traits perhaps.
+        """
+        ordered = self.concatenated(config.traits.concatenation)
+        return replace(ordered.without_head() if config.num_classes is None else ordered, config=config)
+
     def with_new_head(self, num_classes: int) -> Weights:
         """The same net with a classifier of zeros: every logit is 0 until it is trained."""
         config = self.config.replace(num_classes=num_classes, head_shape=())

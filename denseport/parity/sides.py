@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from denseport import formats
 from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Detection, Weights, to_canonical
@@ -26,27 +27,30 @@ class Side:
 
     Attributes:
         path: The file.
-        layout: Its layout's name, or the TOML file that the user named.
+        found: Its layout, and the role of each of its tensors.
         native: The framework that the layout belongs to.
         framework: The framework that is to run it.
         config: Its architecture, without the classifier where that takes no part.
         narrow: The narrowest dtype below float32 among its tensors, or "".
         preprocessing: How its images are prepared, as its metadata say or else its layout.
-        head: Whether the classifier takes part.
         dropped: Whether the file holds a classifier that takes no part.
         library: The library whose own model is to load it, or None for the twin.
     """
 
     path: Path
-    layout: str
+    found: Detection
     native: str
     framework: str
     config: DenseNetConfig
     narrow: str
     preprocessing: Preprocessing
-    head: Literal["keep", "drop"]
     dropped: bool
     library: str | None = None
+
+    @property
+    def layout(self) -> str:
+        """Its layout's name, or the TOML file that the user named."""
+        return self.found.layout.reference
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,10 @@ class Stored:
 @contextmanager
 def stored(side: Side, traits: Traits, rounded: str | None) -> Iterator[Stored]:
     """A side's file, read again; `traits` and `rounded` are those with which it ran. Closed when the block ends."""
-    with opened(side.path, side.layout, head=side.head) as (checkpoint, found):
+    with formats.read(side.path) as checkpoint:
+        found = side.found
         weights = to_canonical(checkpoint, found).concatenated("old-first")
-        weights = weights.without_head() if side.head == "drop" else weights
+        weights = weights.without_head() if side.config.num_classes is None else weights
         weights = weights if rounded is None else weights.cast(dtype_of(rounded))
         yield Stored(replace(weights, config=weights.config.replace(traits=traits)), checkpoint, found.roles)
 
@@ -115,13 +120,12 @@ def _side(path: Path, layout: str | Path | None, head: Literal["keep", "drop"]) 
         native = found.framework.runs_in
         return Side(
             path=path,
-            layout=str(layout) if layout is not None else found.layout.name,
+            found=found,
             native=native,
             framework=native,
             config=found.config.without_head() if head == "drop" else found.config,
             narrow=_narrow(checkpoint, found),
             preprocessing=recorded(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing),
-            head="keep" if found.config.num_classes and head == "keep" else "drop",
             dropped=found.config.num_classes is not None and head == "drop",
         )
 
@@ -146,7 +150,8 @@ def _with_library(side: Side, libraries: dict[str, str]) -> Side:
         )
     if side.dropped:
         raise UsageError(f"{side.path}: --against {name} runs all that a file holds; keep the head, or leave it out")
-    LIBRARIES[name].require(side.path, side.layout, side.config)
+    with formats.read(side.path) as checkpoint:
+        LIBRARIES[name].require(checkpoint, side.layout, side.config)
     return replace(side, library=name)
 
 

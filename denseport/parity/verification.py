@@ -15,7 +15,7 @@ from denseport.atomic import temporary_folder
 from denseport.errors import UsageError
 from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.load import sha256
-from denseport.net.config import Traits
+from denseport.net.config import DenseNetConfig, Traits
 from denseport.options import EXACT_TOLERANCE, TOLERANCE, Comparing, valid
 from denseport.parity.comparison import compare, disagreements
 from denseport.parity.diagnosis import explain, first_divergence
@@ -25,10 +25,9 @@ from denseport.parity.report import Comparison, Disagreement, FrameworkRun, Pari
 from denseport.parity.sides import NARROW, Side, both_sides, stored
 from denseport.requirements import keras_backend as backend_of_environment
 from denseport.requirements import require_parity
-from denseport.running.child import BATCH
 from denseport.running.images import ImageSet, given, noise, training_shape
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
+from denseport.running.request import BATCH, OUTPUTS, OWN_TRAITS, REFERENCE, ROUNDED_REFERENCE, Pass, Request, Training
 from denseport.running.workers import Workers
 
 # Inside a net values cancel, so that rounding is larger there than in the outputs. What is this much larger is no
@@ -122,7 +121,8 @@ def verify(
                 framework=side.framework,
                 device=device,
                 allow_tf32=allow_tf32,
-                passes=tuple(_passes(side, ran.traits, sides, exact)),
+                keras_backend=backend,
+                passes=tuple(_passes(side, ran, sides, exact)),
                 images=tuple(each.to_json() for each in images),
                 training=Training(train_steps, LEARNING_RATE, training_shape(config)) if train_steps else None,
                 folder=str(folder),
@@ -131,7 +131,7 @@ def verify(
         ]
         counter = _counter(requests, images, progress)
         with nullcontext(workers) if workers else Workers() as processes:
-            replies = processes.run(requests, device, backend, counter)
+            replies = processes.run(requests, counter)
         runs = [
             FrameworkRun(
                 file=str(side.path),
@@ -260,8 +260,8 @@ def _traits(sides: tuple[Side, Side], same_traits: bool, in_float64: bool) -> tu
     return first, second
 
 
-def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -> list[Pass]:
-    """The runs of one side under these traits: that which is compared, and those that explain the figures.
+def _passes(side: Side, config: DenseNetConfig, sides: tuple[Side, Side], exact: bool) -> list[Pass]:
+    """The runs of one side as this net: that which is compared, and those that explain the figures.
 
     Raises:
         UsageError: The other file is of a narrower dtype, and a library runs this one, which cannot be rounded.
@@ -277,11 +277,11 @@ def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -
     main = Pass(
         OUTPUTS,
         str(side.path),
-        side.layout,
-        side.head,
+        str(side.path),
+        side.found,
+        config,
         dtype="float64" if exact else "float32",
         rounded=None if side.library else rounded,
-        traits=None if traits == side.config.traits else dataclasses.asdict(traits),
         library=side.library,
         tapped=looking,
     )
@@ -290,8 +290,9 @@ def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -
         plain = Pass(
             REFERENCE,
             str(reference.path),
-            reference.layout,
-            reference.head,
+            str(reference.path),
+            reference.found,
+            reference.config,
             dtype="float64",
             tapped=looking,
             first_batch=True,
@@ -299,8 +300,8 @@ def _passes(side: Side, traits: Traits, sides: tuple[Side, Side], exact: bool) -
         passes.append(plain)
         if rounded:
             passes.append(dataclasses.replace(plain, name=ROUNDED_REFERENCE, rounded=rounded))
-    if main.traits and side is sides[1] and not side.library:
-        passes.append(dataclasses.replace(main, name=OWN_TRAITS, traits=None, tapped=False))
+    if config != side.config and side is sides[1] and not side.library:
+        passes.append(dataclasses.replace(main, name=OWN_TRAITS, config=side.config, tapped=False))
     return passes
 
 

@@ -1,16 +1,19 @@
-"""What a worker process is asked to do: plain values that travel as JSON."""
+"""What a process that holds a framework is asked to do: values that travel as JSON."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from denseport.layouts import Detection
+from denseport.net.config import DenseNetConfig
 
 OUTPUTS = "outputs"
 REFERENCE = "reference"
 ROUNDED_REFERENCE = "rounded-reference"
 OWN_TRAITS = "own-traits"
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class Pass:
     Attributes:
         name: What its results are called: `outputs`, `reference`, `rounded-reference` or `own-traits`.
         file: Where the weights are.
-        layout: Their layout.
-        head: Whether the classifier takes part.
+        shown: What the user calls the file.
+        found: Its layout, and the role of each of its tensors.
+        config: The net to run: the file's, without the classifier where that takes no part, under the traits to run it
+            with.
         dtype: What is computed in.
         rounded: The dtype to round the weights to first, or None.
-        traits: Traits to run under instead of those of the layout, as plain values, or None.
         library: The library whose own model is to load the file, or None for the twin.
         tapped: Whether the net is looked into on the way.
         first_batch: Whether only the first batch of each image array is run.
@@ -32,14 +36,24 @@ class Pass:
 
     name: str
     file: str
-    layout: str
-    head: Literal["keep", "drop"]
+    shown: str
+    found: Detection
+    config: DenseNetConfig
     dtype: str = "float32"
     rounded: str | None = None
-    traits: dict[str, Any] | None = None
     library: str | None = None
     tapped: bool = False
     first_batch: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "found": self.found.to_dict(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Pass:
+        """The pass that `to_json` gave the values of."""
+        found, config = Detection.from_dict(plain["found"]), DenseNetConfig.from_dict(plain["config"])
+        return cls(**{**plain, "found": found, "config": config})
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class Request:
         framework: `torch` or `keras`.
         device: `cpu`, `cuda` or `cuda:N`; `auto` until it is known what all workers can use.
         allow_tf32: Whether the framework may round to TF32 on its way.
+        keras_backend: What Keras runs on.
         passes: The runs, in order.
         images: What the runs see, each as `ImageSet.to_json` gives it.
         training: What to train, with the net of the first pass, or None.
@@ -68,15 +83,16 @@ class Request:
     framework: str
     device: str
     allow_tf32: bool
+    keras_backend: str
     passes: tuple[Pass, ...]
     images: tuple[dict[str, Any], ...]
     training: Training | None
     folder: str
 
     @property
-    def file(self) -> str:
-        """The file that the first pass runs."""
-        return self.passes[0].file
+    def shown(self) -> str:
+        """What the user calls the file that the first pass runs."""
+        return self.passes[0].shown
 
     def outputs(self, name: str) -> Path:
         """Where the outputs (N, C) of a pass go: an npz with one array for each image array, `0`, `1`, ..."""
@@ -93,12 +109,13 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return dataclasses.asdict(self)
+        training = vars(self.training) if self.training else None
+        return {**vars(self), "passes": [each.to_json() for each in self.passes], "training": training}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Request:
         """The request that `to_json` gave the values of."""
-        passes = tuple(Pass(**each) for each in plain["passes"])
+        passes = tuple(map(Pass.from_json, plain["passes"]))
         training = plain["training"]
         if training:
             training = Training(**{**training, "image_shape": tuple(training["image_shape"])})

@@ -1,95 +1,253 @@
-"""How each framework loads a file and runs images through it; used inside a worker process alone."""
+"""How each framework runs a request's nets on its images; used inside a process of its own alone.
+
+Each framework has one: their native libraries do not mix (importing TensorFlow and then torchvision ends in a
+segmentation fault), both run at once, and each one's memory is its own.
+"""
 
 from __future__ import annotations
 
 import gc
+import resource
+import signal
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 
-from denseport.errors import UsageError
-from denseport.net.config import DenseNetConfig, Traits
+from denseport import formats, layouts
+from denseport.checkpoint import dtype_of
+from denseport.errors import DenseportError, UsageError
+from denseport.layouts.frameworks import KERAS
 from denseport.net.graph import taps
+from denseport.net.weights import Weights
+from denseport.running.child import Receive, Reply
+from denseport.running.images import ImageSet
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import Pass, Training
-from denseport.running.training import Trained, train_keras, train_torch
+from denseport.running.request import BATCH, Pass, Request, Training
+from denseport.running.training import Trained, canonical_arrays, train_keras, train_torch
+
+TAPPED_IMAGES = 2
 
 Activations = dict[str, np.ndarray]
 Predict = Callable[[np.ndarray, bool], tuple[np.ndarray, Activations]]
 
 
-class Runner(Protocol):
-    """One framework in one process."""
+def serve(next_message: Receive, reply: Reply) -> NoReturn:
+    """Answers one request after another: first, for a message of `framework` and `allow_tf32`, what it can use."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever ends this process removes what it has written
+    started = time.perf_counter()
+    runner = RUNNERS[(first := next_message())["framework"]](first["allow_tf32"])
+    gc.freeze()  # a framework is a million objects: to forget a small net would take longer than to run it
+    reply({"cuda": runner.backend.has_cuda})
+    while True:
+        request = Request.from_json(next_message())
+        started = started or time.perf_counter()
+        try:
+            for each in request.passes:
+                runner.run(request, each, lambda: reply({"progress": 1}))
+            if request.training:
+                runner.train(request, request.training)
+            answer = {
+                "version": runner.version(),
+                "device": runner.device_name(request.device),
+                "settings": dict(runner.backend.settings),
+                "seconds": time.perf_counter() - started,
+                "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        except DenseportError as error:
+            answer = {"error": str(error), "kind": type(error).__name__}
+        runner.forget()
+        reply(answer)
+        started = 0.0
 
-    def has_cuda(self) -> bool:
-        """Whether the framework can use a CUDA device."""
 
+@dataclass(frozen=True)
+class Backend:
+    """What computes beneath a framework, set up for one process.
+
+    Attributes:
+        has_cuda: Whether it can use a CUDA device.
+        gpu_name: What the maker calls a GPU, by its index.
+        settings: What can change the figures, by name.
+    """
+
+    has_cuda: bool
+    gpu_name: Callable[[int], str]
+    settings: Mapping[str, str]
+
+
+def _torch(allow_tf32: bool) -> Backend:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    torch.backends.cudnn.allow_tf32 = allow_tf32
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings = {
+        "TF32": _on(torch.backends.cuda.matmul.allow_tf32),
+        "deterministic algorithms": _on(torch.are_deterministic_algorithms_enabled()),
+        "CUDA": torch.version.cuda or "none",
+        "cuDNN": str(torch.backends.cudnn.version() or "none"),  # type: ignore[no-untyped-call]
+    }
+    return Backend(torch.cuda.is_available(), torch.cuda.get_device_name, settings)
+
+
+def _tensorflow(allow_tf32: bool) -> Backend:
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(allow_tf32)
+    tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+    def gpu_name(index: int) -> str:
+        return str(tf.config.experimental.get_device_details(gpus[index]).get("device_name", gpus[index].name))
+
+    build = tf.sysconfig.get_build_info()
+    settings = {
+        "TF32": _on(allow_tf32),
+        "deterministic algorithms": "on",
+        "CUDA": str(build.get("cuda_version", "none")),
+        "cuDNN": str(build.get("cudnn_version", "none")),
+    }
+    return Backend(bool(gpus), gpu_name, settings)
+
+
+def _jax(allow_tf32: bool) -> Backend:
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", None if allow_tf32 else "highest")  # type: ignore[no-untyped-call]
+    has_gpu = any(device.platform == "gpu" for device in jax.devices())
+    return Backend(has_gpu, lambda index: str(jax.devices("gpu")[index].device_kind), {"TF32": _on(allow_tf32)})
+
+
+BACKENDS: Mapping[str, Callable[[bool], Backend]] = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}
+
+
+class Runner(ABC):
+    """One framework in one process, deterministic where its backend can be.
+
+    Attributes:
+        backend: What it computes on.
+        without_cuda: What to say and do where that sees no CUDA device.
+    """
+
+    backend: Backend
+    without_cuda: str
+
+    @abstractmethod
     def version(self) -> str:
         """The framework's name and version."""
 
-    def settings(self) -> dict[str, str]:
-        """What can change the figures, by name."""
+    @abstractmethod
+    def on(self, device: str) -> AbstractContextManager[Any]:
+        """Lets what is made and run meanwhile be on a device."""
+
+    @abstractmethod
+    def twin(self, weights: Weights, dtype: str) -> Any:
+        """The twin with these weights, which it holds, and computes with, in this dtype."""
+
+    @abstractmethod
+    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
+        """A function from images (N, *spatial, C), and whether to look inside, to outputs (N, C) and activations.
+
+        Activations are (N, *spatial, C) by the names of `places`, whose values are layers.
+        """
+
+    @abstractmethod
+    def trained(self, net: Any, training: Training, device: str) -> Trained:
+        """What some steps of training do to a net."""
 
     def device_name(self, device: str) -> str:
         """What a report calls the device."""
+        return device if device == "cpu" else f"{device} ({self.backend.gpu_name(_index(device))})"
 
-    def load(self, each: Pass, device: str) -> Predict:
-        """A function from images (N, *spatial, C), and whether to look inside, to outputs (N, C) and activations.
-
-        Activations are (N, *spatial, C) by `graph.taps`; a library's own model gives none.
+    def net(self, each: Pass, device: str) -> Any:
+        """The net of a pass: the twin with the file's weights, or the library's own model.
 
         Raises:
             UsageError: The framework cannot use the device.
             VerificationError: The library refuses the file.
         """
+        if device != "cpu" and not self.backend.has_cuda:
+            raise UsageError(f"--device {device}: {self.without_cuda}")
+        with self.on(device):
+            if each.library:
+                return LIBRARIES[each.library].load(Path(each.file), each.config, each.dtype, each.shown)
+            with formats.read(Path(each.file), shown=each.shown) as checkpoint:
+                weights = layouts.to_canonical(checkpoint, each.found).for_net(each.config)
+                return self.twin(weights.cast(dtype_of(each.rounded)) if each.rounded else weights, each.dtype)
 
-    def train(self, each: Pass, device: str, training: Training) -> Trained:
-        """What some steps of training do to the net of a pass; errors as for `load`."""
+    def run(self, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
+        """Writes the outputs of one pass, and what it saw on the way: in the first image of each array, or in two."""
+        places = taps(each.config) if each.tapped and not each.library else {}
+        predict = self.predictor(self.net(each, request.device), places, each.dtype, request.device)
+        outputs: dict[str, np.ndarray] = {}
+        activations: dict[str, np.ndarray] = {}
+        # Noise comes in several arrays, whose first images show what others would; a user's images come in one.
+        looked_into = 1 if len(request.images) > 1 else TAPPED_IMAGES
+        for n, images in enumerate(map(ImageSet.from_json, request.images)):
+            batches: list[np.ndarray] = []
+            for batch in images.batches(BATCH):
+                tapped = each.tapped and not batches
+                logits, seen = predict(batch, tapped)
+                batches.append(logits)
+                if tapped:
+                    seen["head"] = logits
+                activations |= {f"{tap}/{n}": values[:looked_into].copy() for tap, values in seen.items()}
+                one_batch_done()
+                if each.first_batch:
+                    break
+            outputs[str(n)] = np.concatenate(batches)
+        np.savez(request.outputs(each.name), **outputs)  # type: ignore[arg-type]
+        if each.tapped:
+            np.savez(request.taps(each.name), **activations)  # type: ignore[arg-type]
+
+    def train(self, request: Request, training: Training) -> None:
+        """Writes losses, the first step's gradients and the tensors after the last one, under canonical names."""
+        each = replace(request.passes[0], dtype="float64")
+        trained = self.trained(self.net(each, request.device), training, request.device)
+        layout = each.found.layout.reference if each.library else "denseport"
+        arrays = {"losses": np.array(trained.losses)}
+        for what, native in (("gradient", trained.gradients), ("updated", trained.updated)):
+            canonical = canonical_arrays(native, layout, each.config.traits)
+            arrays |= {f"{what}/{name}": array for name, array in canonical.items()}
+        np.savez(request.trained, **arrays)  # type: ignore[arg-type]
 
     def forget(self) -> None:
         """Lets go of everything that earlier nets have left behind."""
+        gc.collect()
 
 
-class TorchRunner:
-    """PyTorch, with deterministic algorithms where it has them."""
+class _TorchRunner(Runner):
+    without_cuda = "this torch sees no CUDA device; install a CUDA build, or --device cpu"
 
     def __init__(self, allow_tf32: bool) -> None:
         import torch
 
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        torch.backends.cudnn.allow_tf32 = allow_tf32
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        self.torch = torch
-
-    def has_cuda(self) -> bool:
-        """Whether the framework can use a CUDA device."""
-        return bool(self.torch.cuda.is_available())
+        self.torch, self.backend = torch, _torch(allow_tf32)
 
     def version(self) -> str:
-        """The framework's name and version."""
         return f"torch {self.torch.__version__}"
 
-    def settings(self) -> dict[str, str]:
-        """What can change the figures, by name."""
-        cudnn = self.torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        return {
-            "TF32": _on(self.torch.backends.cuda.matmul.allow_tf32),
-            "deterministic algorithms": _on(self.torch.are_deterministic_algorithms_enabled()),
-            "CUDA": self.torch.version.cuda or "none",
-            "cuDNN": str(cudnn or "none"),
-        }
+    def on(self, device: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - a net is made on the CPU and then moved
+        return nullcontext()
 
-    def device_name(self, device: str) -> str:
-        """What a report calls the device."""
-        return "cpu" if device == "cpu" else f"{device} ({self.torch.cuda.get_device_name(device)})"
+    def twin(self, weights: Weights, dtype: str) -> Any:
+        from denseport.models import pytorch
 
-    def load(self, each: Pass, device: str) -> Predict:
-        """A function from images to outputs and activations; see `Runner.load`."""
-        model = self._model(each, device)
-        places = {} if each.library else {layer: tap for tap, layer in taps(model.config).items()}
+        return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype)
+
+    def net(self, each: Pass, device: str) -> Any:
+        return super().net(each, device).to(device)
+
+    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
         activations: Activations = {}
 
         def keep(tap: str) -> Callable[..., None]:
@@ -100,186 +258,78 @@ class TorchRunner:
 
         def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
             activations.clear()
-            hooks = [
-                model.get_submodule(layer).register_forward_hook(keep(tap)) for layer, tap in places.items() if tapped
-            ]
+            looked_at = places.items() if tapped else ()
+            hooks = [net.get_submodule(layer).register_forward_hook(keep(tap)) for tap, layer in looked_at]
+            channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1), dtype)
             with self.torch.inference_mode():
-                logits: np.ndarray = model(self._tensor(images, each.dtype, device)).cpu().numpy()
+                logits: np.ndarray = net(self.torch.from_numpy(channels_first).to(device)).cpu().numpy()
             for hook in hooks:
                 hook.remove()
             return logits, dict(activations)
 
         return predict
 
-    def train(self, each: Pass, device: str, training: Training) -> Trained:
-        """What some steps of training do to the net of a pass; see `Runner.train`."""
-        return train_torch(self._model(each, device), training, device)
-
-    def forget(self) -> None:
-        """Lets go of everything that earlier nets have left behind."""
-        gc.collect()
-
-    def _model(self, each: Pass, device: str) -> Any:
-        if device != "cpu" and not self.has_cuda():
-            raise UsageError(
-                f"--device {device}: this torch sees no CUDA device; install a CUDA build, or --device cpu"
-            )
-        if each.library:
-            return LIBRARIES[each.library].load(Path(each.file), configuration(each), each.dtype).to(device)
-        from denseport.load import load_torch
-
-        return load_torch(each.file, **_options(each)).to(device)
-
-    def _tensor(self, images: np.ndarray, dtype: str, device: str) -> Any:
-        channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1), dtype)
-        return self.torch.from_numpy(channels_first).to(device)
+    def trained(self, net: Any, training: Training, device: str) -> Trained:
+        return train_torch(net, training, device)
 
 
-class KerasRunner:
-    """Keras on its configured backend, with deterministic algorithms where that has them."""
-
+class _KerasRunner(Runner):
     def __init__(self, allow_tf32: bool) -> None:
         import keras
 
-        self.keras = keras
-        self.backend = keras.backend.backend()
-        self.allow_tf32 = allow_tf32
-        if self.backend == "tensorflow":
-            import tensorflow as tf
-
-            tf.config.experimental.enable_tensor_float_32_execution(allow_tf32)
-            tf.config.experimental.enable_op_determinism()
-            for gpu in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
-        elif self.backend == "torch":
-            self.torch = TorchRunner(allow_tf32)
-        else:
-            import jax
-
-            jax.config.update("jax_default_matmul_precision", None if allow_tf32 else "highest")  # type: ignore[no-untyped-call]
-
-    def has_cuda(self) -> bool:
-        """Whether the framework can use a CUDA device."""
-        if self.backend == "tensorflow":
-            import tensorflow as tf
-
-            return bool(tf.config.list_physical_devices("GPU"))
-        if self.backend == "torch":
-            return self.torch.has_cuda()
-        import jax
-
-        return any(device.platform == "gpu" for device in jax.devices())
+        self.keras, self.backend_name = keras, keras.backend.backend()
+        self.backend = BACKENDS[self.backend_name](allow_tf32)
+        self.without_cuda = (
+            f"Keras on {self.backend_name} sees no GPU; install one that does, for example tensorflow[and-cuda], or "
+            "give --device cpu"
+        )
 
     def version(self) -> str:
-        """The framework's name and version."""
-        return f"keras {self.keras.__version__} on {self.backend} {import_module(self.backend).__version__}"
+        return f"keras {self.keras.__version__} on {self.backend_name} {import_module(self.backend_name).__version__}"
 
-    def settings(self) -> dict[str, str]:
-        """What can change the figures, by name."""
-        if self.backend == "torch":
-            return self.torch.settings()
-        shared = {"TF32": _on(self.allow_tf32)}
-        if self.backend == "jax":
-            return shared
-        import tensorflow as tf
+    def on(self, device: str) -> AbstractContextManager[Any]:
+        kind = "cpu" if device == "cpu" else "cuda" if self.backend_name == "torch" else "gpu"
+        place: AbstractContextManager[Any] = self.keras.device(f"{kind}:{_index(device)}")
+        return place
 
-        build = tf.sysconfig.get_build_info()
-        return shared | {
-            "deterministic algorithms": "on",
-            "CUDA": str(build.get("cuda_version", "none")),
-            "cuDNN": str(build.get("cudnn_version", "none")),
-        }
+    def twin(self, weights: Weights, dtype: str) -> Any:
+        from denseport.models import keras
 
-    def device_name(self, device: str) -> str:
-        """What a report calls the device."""
-        if device == "cpu":
-            return device
-        if self.backend == "torch":
-            return self.torch.device_name(device)
-        index = int(device.partition(":")[2] or 0)
-        if self.backend == "jax":
-            import jax
+        tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
+        return keras.load(weights.config, {name: tensor.read() for name, tensor in tensors.items()}, dtype)
 
-            return f"{device} ({jax.devices('gpu')[index].device_kind})"
-        import tensorflow as tf
-
-        gpu = tf.config.list_physical_devices("GPU")[index]
-        return f"{device} ({tf.config.experimental.get_device_details(gpu).get('device_name', gpu.name)})"
-
-    def load(self, each: Pass, device: str) -> Predict:
-        """A function from images to outputs and activations; see `Runner.load`."""
-        model = self._model(each, device)
-        places = {} if each.library else taps(configuration(each))
-        looking = model
-        if places and each.tapped:
-            inside = [model.get_layer(layer).output for layer in places.values()]
-            looking = self.keras.Model(model.inputs, [*inside, model.output])
+    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
+        inside = [net.get_layer(layer).output for layer in places.values()]
+        looking = self.keras.Model(net.inputs, [*inside, net.output]) if places else net
 
         def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
-            images = images.astype(each.dtype, copy=False)
-            with self.keras.device(self._place(device)):
+            images = images.astype(dtype, copy=False)
+            with self.on(device):
                 if not (tapped and places):
-                    return self._array(model(images, training=False)), {}
-                *inside, logits = looking(images, training=False)
-            return self._array(logits), dict(zip(places, map(self._array, inside), strict=True))
+                    return self._array(net(images, training=False)), {}
+                *seen, logits = looking(images, training=False)
+            return self._array(logits), dict(zip(places, map(self._array, seen), strict=True))
 
         return predict
 
-    def train(self, each: Pass, device: str, training: Training) -> Trained:
-        """What some steps of training do to the net of a pass; see `Runner.train`."""
-        model = self._model(each, device)
-        with self.keras.device(self._place(device)):
-            return train_keras(model, training)
+    def trained(self, net: Any, training: Training, device: str) -> Trained:
+        with self.on(device):
+            return train_keras(net, training)
 
     def forget(self) -> None:
-        """Lets go of everything that earlier nets have left behind."""
         self.keras.backend.clear_session()
-        gc.collect()
-
-    def _model(self, each: Pass, device: str) -> Any:
-        if device != "cpu" and not self.has_cuda():
-            raise UsageError(
-                f"--device {device}: Keras on {self.backend} sees no GPU; install one that does, for example "
-                "tensorflow[and-cuda], or give --device cpu"
-            )
-        with self.keras.device(self._place(device)):
-            if each.library:
-                return LIBRARIES[each.library].load(Path(each.file), configuration(each), each.dtype)
-            from denseport.load import load_keras
-
-            return load_keras(each.file, **_options(each))
-
-    def _place(self, device: str) -> str:
-        name, _, index = device.partition(":")
-        gpu = "cuda" if self.backend == "torch" else "gpu"
-        return f"{gpu if name == 'cuda' else name}:{index or 0}"
+        super().forget()
 
     def _array(self, tensor: Any) -> np.ndarray:
         array: np.ndarray = self.keras.ops.convert_to_numpy(tensor)
         return array
 
 
-RUNNERS: Mapping[str, Callable[[bool], Runner]] = {"torch": TorchRunner, "keras": KerasRunner}
+RUNNERS: Mapping[str, Callable[[bool], Runner]] = {"torch": _TorchRunner, "keras": _KerasRunner}
 
 
-def _options(each: Pass) -> dict[str, Any]:
-    """How `load_torch` and `load_keras` load what a pass runs."""
-    return {
-        "layout": each.layout,
-        "head": each.head,
-        "traits": Traits(**each.traits) if each.traits else None,
-        "dtype": each.dtype,
-        "rounded": each.rounded,
-    }
-
-
-def configuration(each: Pass) -> DenseNetConfig:
-    """The architecture of the net that a pass runs, under the traits that it runs with."""
-    from denseport.load import opened
-
-    with opened(Path(each.file), each.layout, head=each.head) as (_, found):
-        config = found.config.without_head() if each.head == "drop" else found.config
-    return config.replace(traits=Traits(**each.traits)) if each.traits else config
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
 
 
 def _on(setting: bool) -> str:

@@ -1,4 +1,7 @@
-"""The worker processes of parity checks: one a framework, started when needed, used again, and never left over."""
+"""Processes for what needs one of its own, and those that each hold a framework: started when needed, and used again.
+
+No process outlives the one that started it, however that ends.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,92 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import MappingProxyType, TracebackType
 
 from denseport import errors
 from denseport.errors import DenseportError, VerificationError, quoted
+from denseport.running.child import ENDED_BY_SIGTERM, Message
 from denseport.running.request import Request
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
-
 FRAMEWORKS = ("keras", "torch")
 
 Progress = Callable[[], None]
+
+
+class Process:
+    """A process of `denseport.running.child` that serves one module, started at once; whoever makes one ends it.
+
+    Args:
+        module: The module whose `serve` answers.
+        environment: What its environment has beyond that of this process.
+
+    Raises:
+        OSError: No process can be started.
+    """
+
+    def __init__(self, module: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._diagnostics = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
+        replies, other_end = os.pipe()
+        self._replies = os.fdopen(replies)
+        python_path = [PACKAGE_FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
+                [sys.executable, "-P", "-m", "denseport.running.child", module, str(other_end)],
+                pass_fds=[other_end],
+                stdin=subprocess.PIPE,
+                stdout=self._diagnostics,
+                stderr=self._diagnostics,
+                text=True,
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(python_path)},
+            )
+        finally:
+            os.close(other_end)
+
+    def tell(self, message: Message) -> None:
+        """Sends a message; where the process has ended, there will be no reply."""
+        with suppress(OSError, ValueError):  # it has ended, or its pipes are closed
+            print(json.dumps(message), file=self._process.stdin, flush=True)
+
+    def reply(self) -> Message | None:
+        """The next reply; None where the process has ended before it had one."""
+        with suppress(OSError, ValueError):
+            line = self._replies.readline()
+            if line.endswith("\n"):
+                reply: Message = json.loads(line)
+                return reply
+        return None
+
+    def obituary(self) -> tuple[bool, str]:
+        """Whether the process, which has ended, was killed; and its exit code with the last that it said."""
+        code = self._process.wait()
+        said = ["it said nothing"]
+        with suppress(ValueError):  # closed already
+            self._diagnostics.seek(0)
+            said = [line for line in self._diagnostics.read().splitlines() if line.strip()] or said
+        return code < 0 or code == ENDED_BY_SIGTERM, f"exit code {code}: {quoted(said[-1], 300)}"
+
+    def ask_to_end(self) -> None:
+        """Lets the process remove what is half done, and end."""
+        self._process.terminate()
+
+    def end(self, patience: float = 0) -> None:
+        """Kills the process where it has not ended after some seconds, and waits until it is gone."""
+        if patience:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._replies, self._diagnostics):
+            with suppress(OSError):
+                if stream:
+                    stream.close()
 
 
 class Workers:
@@ -33,7 +106,7 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self._running: dict[tuple[object, ...], Worker] = {}
+        self._running: dict[tuple[object, ...], _Framework] = {}
 
     def __enter__(self) -> Workers:
         return self
@@ -46,39 +119,31 @@ class Workers:
     def start(self, *, device: str, allow_tf32: bool, keras_backend: str) -> None:
         """Lets both frameworks be imported, which takes seconds, while their requests are not yet known."""
         for framework in FRAMEWORKS:
-            self._worker(framework, allow_tf32, _without_gpu(device), keras_backend)
+            self._worker(framework, device, allow_tf32, keras_backend)
 
-    def run(
-        self, requests: Sequence[Request], device: str, keras_backend: str, one_batch_done: Progress
-    ) -> list[dict[str, Any]]:
-        """Runs each request in a worker of its own, all at once, and returns their last replies.
+    def run(self, requests: Sequence[Request], one_batch_done: Progress) -> list[Message]:
+        """Runs each request in a process of its own, all at once, and returns their last replies.
 
         Args:
-            requests: One a framework.
-            device: Where; `auto` becomes `cuda` where every framework can use it, else `cpu`.
-            keras_backend: What Keras runs on.
+            requests: One a framework; the device `auto` becomes `cuda` where every framework can use it, else `cpu`.
             one_batch_done: Is called from threads of this function's own.
 
         Raises:
             DenseportError: What a worker raised.
             VerificationError: A worker ended without a reply.
         """
-        without_gpu = _without_gpu(device)
-        done = False
+        device, done = requests[0].device, False
         # After a failure nobody knows what the other worker is at. Ending both ends the threads that read from them.
         with ThreadPoolExecutor(len(requests)) as threads:
             try:
                 workers = [
-                    self._worker(request.framework, request.allow_tf32, without_gpu, keras_backend)
-                    for request in requests
+                    self._worker(each.framework, device, each.allow_tf32, each.keras_backend) for each in requests
                 ]
                 if device == "auto":
-                    able = not without_gpu and all(worker.has_cuda() for worker in workers)
+                    able = not _without_gpu(device) and all(worker.has_cuda for worker in workers)
                     device = "cuda" if able else "cpu"
-                for worker, request in zip(workers, requests, strict=True):
-                    worker.tell({**request.to_json(), "device": device})
                 replies = [
-                    threads.submit(worker.last_reply, request, one_batch_done)
+                    threads.submit(worker.last_reply, replace(request, device=device), one_batch_done)
                     for worker, request in zip(workers, requests, strict=True)
                 ]
                 for failed in wait(replies, return_when=FIRST_EXCEPTION).done:
@@ -93,13 +158,13 @@ class Workers:
     def end(self) -> None:
         """Ends every process."""
         while self._running:
-            self._running.popitem()[1].end()
+            self._running.popitem()[1].process.end()
 
-    def _worker(self, framework: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> Worker:
-        backend = keras_backend if framework == "keras" else ""
+    def _worker(self, framework: str, device: str, allow_tf32: bool, keras_backend: str) -> _Framework:
+        without_gpu, backend = _without_gpu(device), keras_backend if framework == "keras" else ""
         key = (framework, allow_tf32, without_gpu, backend)
         if key not in self._running:
-            self._running[key] = Worker(framework, allow_tf32, without_gpu, backend)
+            self._running[key] = _Framework(framework, allow_tf32, without_gpu, backend)
         return self._running[key]
 
 
@@ -108,84 +173,47 @@ def _without_gpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")))
 
 
-class Worker:
-    """A process of `denseport.running.child`, started at once; whoever makes one ends it."""
+class _Framework:
+    """A process that holds a framework."""
 
-    def __init__(self, framework: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> None:
-        self._framework = framework
-        self._diagnostics = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
-        replies, its_end = os.pipe()  # of its own, since anything may print on standard output as Python starts
-        command = [sys.executable, "-P", "-m", "denseport.running.child", str(its_end)]
-        self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            command,
-            pass_fds=[its_end],
-            stdin=subprocess.PIPE,
-            stdout=self._diagnostics,
-            stderr=self._diagnostics,
-            text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([PACKAGE_FOLDER, *filter(None, [os.environ.get("PYTHONPATH")])]),
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "NVIDIA_TF32_OVERRIDE": "1" if allow_tf32 else "0",
-                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-                # Two frameworks share the cores: threads that spin while they wait take them from the other one.
-                "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-                **({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"} if without_gpu else {}),
-                **({"KERAS_BACKEND": keras_backend} if keras_backend else {}),
-            },
-        )
-        os.close(its_end)
-        self._replies = os.fdopen(replies)
-        self._able: bool | None = None
-        self.tell({"framework": framework, "allow_tf32": allow_tf32})
+    def __init__(self, name: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> None:
+        self._name = name
+        environment = {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "NVIDIA_TF32_OVERRIDE": "1" if allow_tf32 else "0",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            # Two frameworks share the cores: threads that spin while they wait take them from the other one.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            **({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"} if without_gpu else {}),
+            **({"KERAS_BACKEND": keras_backend} if keras_backend else {}),
+        }
+        self.process = Process("denseport.running.runners", environment)
+        self.process.tell({"framework": name, "allow_tf32": allow_tf32})
 
-    def end(self) -> None:
-        """Kills the process and waits until it is gone."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._replies, self._diagnostics):
-            with suppress(BrokenPipeError):
-                if stream:
-                    stream.close()
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Sends a message; where the worker has ended, reading its reply will say why."""
-        with suppress(BrokenPipeError):
-            print(json.dumps(message), file=self._process.stdin, flush=True)
-
+    @cached_property
     def has_cuda(self) -> bool:
-        """Whether the framework can use a CUDA device, which is the first thing that a worker says."""
-        if self._able is None:
-            self._able = bool(self._reply("")["cuda"])
-        return self._able
+        """Whether the framework can use a CUDA device, which is the first thing that its process says."""
+        return bool(self._reply("")["cuda"])
 
-    def last_reply(self, request: Request, one_batch_done: Progress) -> dict[str, Any]:
+    def last_reply(self, request: Request, one_batch_done: Progress) -> Message:
         """The reply that ends the work on a request; progress on the way is passed on.
 
         Raises:
             DenseportError: What the worker raised.
             VerificationError: The process has ended.
         """
-        self.has_cuda()
-        while "progress" in (reply := self._reply(f"{request.file}: ")):
+        self.process.tell(request.to_json())
+        _ = self.has_cuda
+        while "progress" in (reply := self._reply(f"{request.shown}: ")):
             one_batch_done()
         return reply
 
-    def _reply(self, about: str) -> dict[str, Any]:
-        line = next(self._replies, "")
-        if not line:
-            raise self._ended(about)
-        reply: dict[str, Any] = json.loads(line)
+    def _reply(self, about: str) -> Message:
+        reply = self.process.reply()
+        if reply is None:
+            _, last_words = self.process.obituary()
+            raise VerificationError(f"{about}{self._name} ended before it had an output, with {last_words}")
         if "error" in reply:
             kind: type[DenseportError] = getattr(errors, reply["kind"], VerificationError)
             raise kind(reply["error"])
         return reply
-
-    def _ended(self, about: str) -> VerificationError:
-        code = self._process.wait()
-        self._diagnostics.seek(0)
-        said = [line for line in self._diagnostics.read().splitlines() if line.strip()] or ["it said nothing"]
-        return VerificationError(
-            f"{about}{self._framework} ended with exit code {code} before it had an output: {quoted(said[-1], 300)}"
-        )
