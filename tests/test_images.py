@@ -24,7 +24,8 @@ from PIL import Image
 from denseport.errors import FrameworkMissingError, UsageError
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import PREPROCESSING, Preprocessing, preprocess
-from denseport.running.images import ImageSet, arrays, given, noise, pictures, training_shape
+from denseport.running import npz, pictures
+from denseport.running.images import ImageSet, given, noise, training_shape
 
 NET = DenseNetConfig.bc(4, (1, 1), 8, num_classes=3)
 SMALL_NET = DenseNetConfig.bc(4, (1, 1), 8, num_classes=3, **CIFAR)
@@ -117,7 +118,7 @@ def test_noise_is_the_same_in_every_process_and_batch() -> None:
 
 
 def test_large_images_come_in_smaller_batches() -> None:
-    images = ImageSet("x", (6, 2048, 2048, 1), noise(NET)[0].source)
+    images = ImageSet("x", (6, 2048, 2048, 1))
     assert [len(batch) for batch in images.batches(32)] == [4, 2]
     assert images.batch_count(32) == 2
 
@@ -262,7 +263,7 @@ def test_broken_arrays_are_refused_in_little_memory(tmp_path: Path, broken: str,
     assert len(message) < 500
 
 
-def npz(save: Callable[..., None], **arrays: np.ndarray) -> bytearray:
+def packed(save: Callable[..., None], **arrays: np.ndarray) -> bytearray:
     buffer = io.BytesIO()
     save(buffer, **arrays)
     return bytearray(buffer.getvalue())
@@ -271,15 +272,15 @@ def npz(save: Callable[..., None], **arrays: np.ndarray) -> bytearray:
 def test_broken_archives_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     images = RANDOM.standard_normal((5, 8, 8, 3), np.float32)
-    whole = npz(np.savez, images=images)
+    whole = packed(np.savez, images=images)
     encrypted = whole.copy()
     for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         encrypted[encrypted.find(signature) + offset] |= 1
     changed = whole.copy()
     changed[len(whole) // 2] ^= 1
-    deflated = npz(np.savez_compressed, images=images)
+    deflated = packed(np.savez_compressed, images=images)
     deflated[len(deflated) // 2 : len(deflated) // 2 + 9] = b"\xff" * 9
-    short = npz(np.savez_compressed, images=zeros(5, 8, 8, 3))
+    short = packed(np.savez_compressed, images=zeros(5, 8, 8, 3))
     short[short.find(b"PK\1\2") + 20] -= 5
     entry = npy((5, 8, 8, 3), data=b"\0" * 4 * 768)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -318,7 +319,7 @@ def test_an_array_that_promises_far_more_than_it_stores_is_refused(
 ) -> None:
     np.savez_compressed(tmp_path / "x.npz", images=zeros(100, 100, 100, 3, dtype=np.uint8))
     assert len(all_of(given(tmp_path / "x.npz", NET)[0], 10)) == 100
-    monkeypatch.setattr(arrays, "FREE_INFLATION", 1 << 20)
+    monkeypatch.setattr(npz, "FREE_INFLATION", 1 << 20)
     assert "bytes claim to hold 3000" in refused(tmp_path / "x.npz")
     lying = bytearray((tmp_path / "x.npz").read_bytes())
     struct.pack_into("<I", lying, lying.find(b"PK\1\2") + 20, 2**31)
@@ -330,7 +331,7 @@ def test_too_many_and_too_large_images_are_refused(tmp_path: Path, monkeypatch: 
     np.savez(tmp_path / "x.npz", images=zeros(3, 8, 8, 3))
     for limit, value in (("MAX_IMAGES", 2), ("MAX_IMAGE_VALUES", 191)):
         with monkeypatch.context() as patch:
-            patch.setattr(arrays, limit, value)
+            patch.setattr(npz, limit, value)
             assert "too many, or too large; give a part of them" in refused(tmp_path / "x.npz")
 
 

@@ -20,7 +20,7 @@ from denseport import formats, inspect, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import DenseportError, FormatError, LayoutError, UsageError, printable
 from denseport.net.config import DenseNetConfig
-from denseport.running.images import arrays
+from denseport.running import npz
 
 SECONDS = 5
 BYTES = 512 << 20
@@ -89,11 +89,11 @@ def hold_for_images(path: Path) -> bool:
     """
     try:
         with _bounded(path):
-            shape, labels = arrays.checked(path, NET_OF_IMAGES)
+            shape, labels = npz.checked(path, NET_OF_IMAGES)
             if labels is not None and not (labels.shape == shape[:1] and labels.min() >= 0 and labels.max() < CLASSES):
                 raise BrokenPropertyError(f"labels {labels} of {shape[0]} images")
             count = 0
-            for images in arrays.NpzImages(path).batches(shape, 2):
+            for images in npz.batches(path, shape, 2):
                 count += len(images)
                 if images.shape[1:] != shape[1:] or images.dtype != np.float32 or not np.isfinite(images).all():
                     raise BrokenPropertyError(f"{images.dtype} images of shape {images.shape}, which was to be {shape}")

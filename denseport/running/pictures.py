@@ -1,4 +1,4 @@
-"""Images out of picture files, decoded a batch at a time; only their headers are read beforehand."""
+"""Picture files, decoded a batch at a time; only their headers are read beforehand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,56 +43,41 @@ UNREADABLE = (
 )
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Picture files in a folder, each resized, cropped in its centre and preprocessed."""
+def batches(
+    files: Sequence[Path], shape: tuple[int, ...], size: int, preprocessing: Preprocessing
+) -> Iterator[np.ndarray]:
+    """Float32 arrays (n, H, W, C) of `size` pictures each, the last one perhaps of fewer: resized, cropped, prepared.
 
-    folder: Path
-    names: tuple[str, ...]
-    preprocessing: Preprocessing
+    Raises:
+        UsageError: A file is damaged.
+    """
+    _, side, _, channels = shape
+    for at in range(0, len(files), size):
+        pixels = [_pixels(file, side, channels, preprocessing) for file in files[at : at + size]]
+        yield preprocess(np.stack(pixels), preprocessing)
 
-    def batches(self, shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
-        """Float32 arrays (n, H, W, C) of `size` images each, the last one perhaps of fewer.
 
-        Raises:
-            UsageError: A file is damaged.
-        """
-        _, side, _, channels = shape
-        for at in range(0, len(self.names), size):
-            pixels = [self._pixels(name, side, channels) for name in self.names[at : at + size]]
-            yield preprocess(np.stack(pixels), self.preprocessing)
+def _pixels(file: Path, side: int, channels: int, preprocessing: Preprocessing) -> np.ndarray:
+    """Uint8 (side, side, channels); an image is turned as its camera was held, and its transparency is dropped."""
+    from PIL import ImageOps
 
-    def _pixels(self, name: str, side: int, channels: int) -> np.ndarray:
-        """Uint8 (side, side, channels); an image is turned as its camera was held, and its transparency is dropped."""
-        from PIL import ImageOps
+    with _opened(file) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return fitted(image.convert("L" if channels == 1 else "RGB"), side, preprocessing)
 
-        with opened(self.folder / name) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return fitted(image.convert("L" if channels == 1 else "RGB"), side, self.preprocessing)
 
-    def check(self, side: int) -> None:
-        """Looks at every file's header, before any framework starts.
+def check(files: Sequence[Path], side: int, preprocessing: Preprocessing) -> None:
+    """Looks at every file's header, before any framework starts.
 
-        Raises:
-            UsageError: A file is no picture, or too large, or has more than 8 bits a channel.
-        """
-        for name in self.names:
-            file = self.folder / name
-            with opened(file) as image:
-                width, height = image.size
-                if math.prod(resized(width, height, side, self.preprocessing)) > MAX_PIXELS:
-                    raise UsageError(f"{file}: is {width}x{height} pixels, too long for its width; crop it")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` takes."""
-        return {"folder": str(self.folder), "names": self.names, "preprocessing": self.preprocessing.to_dict()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ImageFiles:
-        """What `to_json` gave."""
-        spec = Preprocessing.from_dict(values["preprocessing"], values["folder"])
-        return cls(Path(values["folder"]), tuple(values["names"]), spec)
+    Raises:
+        UsageError: A file is no picture, or too large, or has more than 8 bits a channel.
+    """
+    for file in files:
+        with _opened(file) as image:
+            width, height = image.size
+            if math.prod(resized(width, height, side, preprocessing)) > MAX_PIXELS:
+                raise UsageError(f"{file}: is {width}x{height} pixels, too long for its width; crop it")
 
 
 def require_pillow() -> None:
@@ -139,7 +123,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Image.Image]:
+def _opened(file: Path) -> Iterator[Image.Image]:
     """A picture of which only the header has been read, within a `with` block.
 
     Raises:

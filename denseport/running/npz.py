@@ -1,4 +1,4 @@
-"""Images out of a npz file, a batch at a time: what it declares is checked against its bytes, and never allocated."""
+"""Images in a npz file, read a batch at a time: what it declares is held to its bytes before anything is allocated."""
 
 from __future__ import annotations
 
@@ -53,52 +53,36 @@ class _Header:
     start: int
 
 
-@dataclass(frozen=True)
-class NpzImages:
-    """The array `images` of a npz file: as it is, its integers converted and not scaled, or preprocessed."""
+def batches(
+    file: Path, shape: tuple[int, ...], size: int, preprocessing: Preprocessing | None = None
+) -> Iterator[np.ndarray]:
+    """The array `images` as float32 arrays (n, *spatial, C) of `size` images each, the last one perhaps of fewer.
 
-    file: Path
-    preprocessing: Preprocessing | None = None
+    Without preprocessing they are as they are, integers converted and not scaled.
 
-    def batches(self, shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
-        """Float32 arrays (n, *spatial, C) of `size` images each, the last one perhaps of fewer.
-
-        Raises:
-            UsageError: The file is damaged, is not the one that was looked at, or holds NaN, Inf or what float32
-                cannot hold.
-        """
-        with _reading(self.file, "images"), zipfile.ZipFile(self.file) as archive:
-            header = _header(self.file, archive, "images")
-            if header.shape != shape:
-                raise ValueError(f"its shape was {shape} a moment ago and is {header.shape} now")
-            with archive.open("images.npy") as data:
-                data.read(header.start)
-                for at in range(0, shape[0], size):
-                    images = _values(data, header.dtype, (min(size, shape[0] - at), *shape[1:]))
-                    if self.preprocessing is not None:
-                        images = preprocess(images, self.preprocessing)
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        images = images.astype(np.float32)
-                    self._require_finite(images, at)
-                    yield images
-
-    def _require_finite(self, images: np.ndarray, at: int) -> None:
-        finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
-        if not finite.all():
-            raise UsageError(
-                f"{self.file}: images[{at + int(finite.argmin())}] holds NaN or Inf, or what float32 cannot hold; "
-                "leave such images out"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` takes."""
-        return {"file": str(self.file), "preprocessing": self.preprocessing and self.preprocessing.to_dict()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> NpzImages:
-        """What `to_json` gave."""
-        spec = values["preprocessing"]
-        return cls(Path(values["file"]), spec and Preprocessing.from_dict(spec, values["file"]))
+    Raises:
+        UsageError: The file is damaged, is not the one that was looked at, or holds NaN, Inf or what float32 cannot
+            hold.
+    """
+    with _reading(file, "images"), zipfile.ZipFile(file) as archive:
+        header = _header(file, archive, "images")
+        if header.shape != shape:
+            raise ValueError(f"its shape was {shape} a moment ago and is {header.shape} now")
+        with archive.open("images.npy") as data:
+            data.read(header.start)
+            for at in range(0, shape[0], size):
+                images = _values(data, header.dtype, (min(size, shape[0] - at), *shape[1:]))
+                if preprocessing is not None:
+                    images = preprocess(images, preprocessing)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    images = images.astype(np.float32)
+                finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+                if not finite.all():
+                    raise UsageError(
+                        f"{file}: images[{at + int(finite.argmin())}] holds NaN or Inf, or what float32 cannot hold; "
+                        "leave such images out"
+                    )
+                yield images
 
 
 def checked(file: Path, config: DenseNetConfig) -> tuple[tuple[int, ...], np.ndarray | None]:

@@ -1,0 +1,226 @@
+"""The images that nets run on: described without holding them, and made or read batch by batch in each process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from denseport.errors import UsageError
+from denseport.net.config import DenseNetConfig
+from denseport.net.graph import reduction, sizes
+from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.running import npz, pictures
+
+SEED = 20170128
+# 64 MB of float32; a batch of large images holds fewer of them.
+MAX_BATCH_VALUES = 1 << 24
+# Two images of a size are made at once; a net that needs larger ones than this has more pools than any that is trained.
+MAX_NOISE_VALUES = 1 << 26
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of equal shape.
+
+    Attributes:
+        name: `224x224` for noise, else the name of the file or folder.
+        shape: (N, *spatial, C).
+        kind: `noise` of standard normal values, the same in every process; the array of a `npz` file; or `pictures`.
+        path: The npz file, or the folder of the pictures; None for noise.
+        names: One an image: the picture's name within the folder, or `images[17]`; () for noise.
+        preprocessing: How they are prepared; None where they are taken as they are.
+        labels: (N,) integers, or None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["noise", "npz", "pictures"] = "noise"
+    path: Path | None = None
+    names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    labels: np.ndarray | None = field(default=None, compare=False)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """C-contiguous float32 arrays (n, *spatial, C), in order, n at most `size`, and fewer where images are large.
+
+        Raises:
+            UsageError: A file is damaged, or has changed since it was looked at.
+        """
+        size = self._bounded(size)
+        if self.path is None:
+            return _noise(self.shape, size)
+        if self.kind == "npz":
+            return npz.batches(self.path, self.shape, size, self.preprocessing)
+        files = [self.path / name for name in self.names]
+        return pictures.batches(files, self.shape, size, self.preprocessing or find_preprocessing("none"))
+
+    def batch_count(self, size: int) -> int:
+        """How many arrays `batches(size)` gives."""
+        return -(-self.shape[0] // self._bounded(size))
+
+    def _bounded(self, size: int) -> int:
+        return min(size, max(1, MAX_BATCH_VALUES // math.prod(self.shape[1:])))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the process that runs on these images, which has no need of labels."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "kind": self.kind,
+            "path": self.path and str(self.path),
+            "names": self.names if self.kind == "pictures" else (),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+        }
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> ImageSet:
+        """What `to_json` gave."""
+        path, spec = plain["path"], plain["preprocessing"]
+        return cls(
+            plain["name"],
+            tuple(plain["shape"]),
+            plain["kind"],
+            path and Path(path),
+            tuple(plain["names"]),
+            spec and Preprocessing.from_dict(spec, path),
+        )
+
+
+def _noise(shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
+    """Standard normal values, which do not depend on `size`."""
+    random = np.random.default_rng((SEED, *shape))
+    for at in range(0, shape[0], size):
+        yield random.standard_normal((min(size, shape[0] - at), *shape[1:]), np.float32)
+
+
+def noise(config: DenseNetConfig) -> tuple[ImageSet, ...]:
+    """Noise of a fixed seed: two images with even sides, two with odd ones, and one of unequal sides, as far as fit.
+
+    `same` and symmetric padding differ at even sides alone, and mixed-up axes show where sides are unequal. A flattened
+    head takes those alone that leave it its map.
+
+    Raises:
+        UsageError: The net needs larger images than can be made up.
+    """
+    even = _usual_size(config)
+    if math.prod(even) * config.in_channels > MAX_NOISE_VALUES:
+        raise UsageError(
+            f"images of {_shown(even)} pixels and {config.in_channels} channels, that this net needs are too large for "
+            "noise; give --inputs, or --no-verify"
+        )
+    odd = tuple(side + 1 for side in even)
+    shares = (0.75, 0.875, 0.75)  # of which the second becomes odd
+    unequal = tuple(int(side * shares[axis]) // 2 * 2 + axis % 2 for axis, side in enumerate(even))
+    counts = {even: 2, odd: 2} | ({unequal: 1} if config.dimensions > 1 else {})
+    return tuple(
+        ImageSet(_shown(size), (count, *size, config.in_channels))
+        for size, count in counts.items()
+        if _takes(config, size)
+    )
+
+
+def training_shape(config: DenseNetConfig) -> tuple[int, ...]:
+    """The shape (*spatial, C) of an image to train a net on.
+
+    Its sides are even, small since each step of training costs three times a run, and leave a map of several positions.
+    """
+    small = (max(32, 2 * _least(config)),) * config.dimensions
+    return (*(_usual_size(config) if _flattened(config) else small), config.in_channels)
+
+
+def given(
+    path: Path,
+    config: DenseNetConfig,
+    preprocessing: str | Preprocessing | None = None,
+    default: str | Preprocessing = "none",
+) -> tuple[ImageSet, ...]:
+    """A user's images, checked before any framework starts: a npz file, a picture, or a folder of pictures.
+
+    Args:
+        path: A npz file with `images` (N, *spatial, C) and perhaps `labels` (N,); or a picture; or a folder of them.
+        config: The net that is to take them.
+        preprocessing: What to do to images first. Where None, arrays are taken as they are.
+        default: What to do to pictures where `preprocessing` is None.
+
+    Raises:
+        UsageError: There is no such file, it is damaged, or the images do not fit the net.
+        FrameworkMissingError: Pictures are given, and Pillow is not installed.
+    """
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if not is_folder and not is_file:
+        raise UsageError(f"{path}: there is no such file or folder; check the path")
+    if is_folder or path.suffix.lower() in pictures.SUFFIXES:
+        return (_pictures(path, config, _spec(default if preprocessing is None else preprocessing)),)
+    return (_arrays(path, config, None if preprocessing is None else _spec(preprocessing)),)
+
+
+def _spec(preprocessing: str | Preprocessing) -> Preprocessing:
+    return preprocessing if isinstance(preprocessing, Preprocessing) else find_preprocessing(preprocessing)
+
+
+def _arrays(file: Path, config: DenseNetConfig, spec: Preprocessing | None) -> ImageSet:
+    if spec is not None:
+        spec.statistics(config.in_channels)
+    shape, labels = npz.checked(file, config)
+    _require_size(config, shape[1:-1], file)
+    names = tuple(f"images[{n}]" for n in range(shape[0]))
+    return ImageSet(file.name, shape, "npz", file, names, spec, labels)
+
+
+def _pictures(path: Path, config: DenseNetConfig, spec: Preprocessing) -> ImageSet:
+    pictures.require_pillow()
+    if config.dimensions != 2 or config.in_channels not in (1, 3):
+        raise UsageError(
+            f"{path}: pictures have 2 dimensions and 1 or 3 channels, the net takes {config.dimensions} and "
+            f"{config.in_channels}; give a npz file with images (N, *spatial, C)"
+        )
+    height, width = (spec.crop, spec.crop) if spec.crop else _usual_size(config)
+    _require_size(config, (height, width), path)
+    if height != width:
+        raise UsageError(f"{path}: the net takes {height}x{width} pixels, pictures are made square; give a npz file")
+    folder, names, labels = pictures.found(path, config.num_classes)
+    pictures.check([folder / name for name in names], height, spec)
+    shape = (len(names), height, width, config.in_channels)
+    return ImageSet(path.resolve().name, shape, "pictures", folder, names, spec, labels)
+
+
+def _usual_size(config: DenseNetConfig) -> tuple[int, ...]:
+    """The even sides that a net of this kind usually takes; where the head is flattened, the ones that fit it."""
+    if _flattened(config):
+        return tuple(side * _least(config) for side in config.head_shape)
+    usual = 32 if config.traits.stem_stride == 1 else 64 if config.dimensions == 3 else 224
+    return (max(usual, 2 * _least(config)),) * config.dimensions
+
+
+def _require_size(config: DenseNetConfig, size: tuple[int, ...], file: Path) -> None:
+    """Raises UsageError where a net cannot take images of a spatial shape; the message names `file`."""
+    if not _takes(config, size):
+        wanted = _shown(_usual_size(config)) if _flattened(config) else f"sides of {_least(config)} or more"
+        raise UsageError(f"{file}: images of {_shown(size)} do not fit; the net takes {wanted}")
+
+
+def _takes(config: DenseNetConfig, size: tuple[int, ...]) -> bool:
+    last_map = [positions for positions in sizes(config, size).values() if positions][-1]
+    return last_map == config.head_shape if _flattened(config) else min(last_map) > 0
+
+
+def _flattened(config: DenseNetConfig) -> bool:
+    return bool(config.head_shape) and config.num_classes is not None
+
+
+def _least(config: DenseNetConfig) -> int:
+    """The side of which one position is left in the map; beyond 2^40 it is of no use to say how much larger it is."""
+    return min(reduction(config), 1 << 40)
+
+
+def _shown(size: tuple[int, ...]) -> str:
+    """A spatial shape as people write it: `224x224`."""
+    return "x".join(map(str, size))
