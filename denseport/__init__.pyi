@@ -1,6 +1,5 @@
 """The public names, each from its module: for type checkers, for editors, and for `__init__.py`, which reads them."""
 
-from denseport.atomic import write as write
 from denseport.checkpoint import Checkpoint as Checkpoint
 from denseport.checkpoint import Tensor as Tensor
 from denseport.conversion import ConversionReport as ConversionReport
@@ -13,13 +12,14 @@ from denseport.errors import FrameworkMissingError as FrameworkMissingError
 from denseport.errors import LayoutError as LayoutError
 from denseport.errors import UsageError as UsageError
 from denseport.errors import VerificationError as VerificationError
+from denseport.files import read as read
+from denseport.files import write as write
 from denseport.inspection import Inspection as Inspection
 from denseport.inspection import derive as derive
 from denseport.inspection import inspect as inspect
 from denseport.layouts.translate import translate as translate
 from denseport.load import load_keras as load_keras
 from denseport.load import load_torch as load_torch
-from denseport.load import read as read
 from denseport.migration import MigrationReport as MigrationReport
 from denseport.migration import migrate as migrate
 from denseport.net.config import DenseNetConfig as DenseNetConfig

@@ -1,57 +1,62 @@
-"""Writing a file whole or not at all: in a temporary folder beside the target, synced, then renamed into place."""
+"""Writing a file or a folder whole or not at all: beside the target, synced, then put in its place in one step."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import glob
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from denseport import formats
-from denseport.checkpoint import Checkpoint, Tensor
-from denseport.errors import DenseportError, UsageError, VerificationError, listed
+from denseport.errors import DenseportError, UsageError, listed
 
 MARK = ".denseport-"
 RANDOM_BYTES = 8
+# linux/fs.h and fcntl.h
+RENAME_EXCHANGE, AT_FDCWD = 2, -100
 
 
 @contextmanager
-def replacing(target: Path, *, force: bool) -> Iterator[Path]:
-    """Yields a path to write to; when the block ends without an error, that file takes the target's place.
+def replacing(target: Path, *, force: bool, files: Collection[str] | None = None) -> Iterator[Path]:
+    """Yields a path to write to; when the block ends without an error, what is there takes the target's place.
 
-    The path has the target's name, in a temporary folder beside the file. A symbolic link is followed: the file that it
-    names is replaced, the link stays.
+    The path has the target's name, in a temporary folder beside it. A symbolic link is followed: what it names is
+    replaced, the link stays.
+
+    Args:
+        target: The file or folder to write.
+        force: Whether one that exists may be replaced; an empty folder always may.
+        files: Where a folder is to be written, the names that may be in it, and the path is a new folder. One with any
+            other file is not replaced, so that no folder is lost that was named by mistake.
 
     Raises:
-        UsageError: The target exists and `force` is not set, is no regular file, or its folder cannot be written to.
+        UsageError: The target exists and may not be replaced, is of the other kind, or its folder cannot be written to.
     """
-    if os.path.lexists(target) and not force:
-        raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
-    final = _followed(target)
+    final = _free(target, force, files)
     try:
         with temporary_folder(final.parent, f".{_beginning(final.name)}{MARK}") as folder:
-            temporary = folder / target.name
+            temporary = folder / (target.name if files is None else final.name)
+            if files is not None:
+                temporary.mkdir()
             try:
                 yield temporary
             except DenseportError as error:
                 error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
                 raise
-            sync(temporary)
-            if final.exists():
-                temporary.chmod(stat.S_IMODE(final.stat().st_mode))
-            if force or not _linked(temporary, final):
-                if os.path.lexists(target) and not force:
-                    raise UsageError(f"{target}: appeared while it was being written; give --force to replace it")
-                temporary.replace(final)
+            for written in (*sorted(temporary.glob("*")), temporary):
+                sync(written)
+            if files is None:
+                _put_file(temporary, target, final, force)
+            else:
+                _put_folder(temporary, target, _free(target, force, files))
     except OSError as error:
         raise _unwritable(target, error) from None
-    with suppress(OSError):  # the file is in place; not every folder may be read, or can be synced
+    with suppress(OSError):  # the target is in place; not every folder may be read, or can be synced
         sync(final.parent)
 
 
@@ -77,52 +82,50 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
         yield folder
 
 
-def confirm(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Reads a file back and compares it with the tensors that were written to it, bit by bit, while it is synced.
+def sync(path: Path) -> None:
+    """Waits until what was written to a file or folder is on the disk.
 
     Raises:
-        OSError: The disk has not taken what was written.
-        VerificationError: A name, shape, dtype or bit differs; the message names the tensors.
+        OSError: The disk has not taken it.
     """
-    with ThreadPoolExecutor(1) as background, formats.read(path) as written:
-        syncing = background.submit(sync, path)  # the disk is slow, and has nothing to wait for
-        wrong = sorted(tensors.keys() ^ written.tensors.keys())
-        wrong += [
-            name
-            for name, tensor in tensors.items()
-            if name in written.tensors and not tensor.same_bits(written.tensors[name])
-        ]
-        syncing.result()
-    if wrong:
-        raise VerificationError(f"{path}: reading it back gave something else for {listed(wrong)}; is the disk sound?")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def write(
-    checkpoint: Checkpoint,
-    path: str | Path,
-    *,
-    format: str | None = None,  # noqa: A002 - the option's name
-    force: bool = False,
-) -> None:
-    """Writes a checkpoint's tensors and metadata under the names they have, whole or not at all, and reads them back.
-
-    Args:
-        checkpoint: What to write.
-        path: The file; a name that ends in `.weights.h5` gives Keras 3's container, any other h5 name the legacy one.
-        format: `pth`, `h5` or `safetensors`; None goes by the suffix.
-        force: Whether an existing file may be replaced.
+def _free(target: Path, force: bool, files: Collection[str] | None) -> Path:
+    """What the target is or, where it is a symbolic link, names; it may be written, as far as one can tell.
 
     Raises:
-        UsageError: The file exists, or cannot be written.
-        FormatError: The format cannot hold such names or dtypes.
-        VerificationError: Reading back gave something else.
+        UsageError: It is in the way, cannot be what is to be written, or is read-only.
     """
-    target = Path(path)
-    if checkpoint.backend == "theano":
-        raise UsageError(f"{target}: these kernels are Theano's, which a copy would not say; use convert")
-    with replacing(target, force=force) as temporary:
-        formats.write(checkpoint.tensors, checkpoint.metadata, temporary, format or formats.by_suffix(target))
-        confirm(checkpoint.tensors, temporary)
+    try:
+        final = target.resolve()
+        if not final.parent.is_dir():
+            raise UsageError(f"{target}: the folder {final.parent} does not exist; make it first")
+        if files is None:
+            taken, foreign = os.path.lexists(target), []
+            if final.exists() and not final.is_file():
+                raise UsageError(f"{target}: is no regular file; give the name of a file to write")
+            if final.exists() and not os.access(final, os.W_OK):
+                raise UsageError(f"{target}: is read-only; give another name, or make it writable")
+        else:
+            if os.path.lexists(final) and not final.is_dir():
+                raise UsageError(f"{target}: is a file, where a folder is to be written; give another name")
+            inside = sorted(final.iterdir()) if final.exists() else []
+            taken, foreign = (
+                bool(inside),
+                [each.name for each in inside if each.name not in files or not each.is_file()],
+            )
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(target, error) from None
+    if taken and not force:
+        raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
+    if foreign:
+        raise UsageError(f"{target}: holds {listed(foreign, 3)}, which --force does not remove; give another name")
+    return final
 
 
 def _unwritable(target: Path, error: BaseException) -> UsageError:
@@ -130,37 +133,41 @@ def _unwritable(target: Path, error: BaseException) -> UsageError:
     return UsageError(f"{target}: cannot be written ({reason}); free space, or choose a folder you can write to")
 
 
-def _followed(target: Path) -> Path:
-    """The file that the target is or, where it is a symbolic link, names; it may be written, as far as one can tell.
+def _put_file(temporary: Path, target: Path, final: Path, force: bool) -> None:
+    """Gives a new file its place, and the mode of the one that was there."""
+    if final.exists():
+        temporary.chmod(stat.S_IMODE(final.stat().st_mode))
+    if not force:
+        with suppress(OSError):  # the place is taken, or this disk has no hard links
+            os.link(temporary, final)
+            return
+        if os.path.lexists(target):
+            raise UsageError(f"{target}: appeared while it was being written; give --force to replace it")
+    temporary.replace(final)
 
-    Raises:
-        UsageError: It cannot be a file, or is read-only.
+
+def _put_folder(temporary: Path, target: Path, final: Path) -> None:
+    """Gives a new folder its place; what was there lies where the new one was."""
+    if not final.exists() or not any(final.iterdir()):
+        temporary.replace(final)  # POSIX lets a folder replace an empty one
+    elif not _exchanged(temporary, final):
+        raise UsageError(f"{target}: this disk cannot exchange two folders at once; remove the old one first")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two folders have changed places, in one step; False where the system cannot do so.
+
+    Source: renameat2(2).
     """
-    try:
-        final = target.resolve()
-        if final.exists() and not final.is_file():
-            raise UsageError(f"{target}: is no regular file; give the name of a file to write")
-        if not final.parent.is_dir():
-            raise UsageError(f"{target}: the folder {final.parent} does not exist; make it first")
-        if final.exists() and not os.access(final, os.W_OK):
-            raise UsageError(f"{target}: is read-only; give another name, or make it writable")
-    except (OSError, RuntimeError) as error:
-        raise _unwritable(target, error) from None
-    return final
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
 
 
 def _beginning(name: str, size: int = 150) -> str:
     """As much of a file's name as leaves room for more in the 255 bytes that a name may have."""
     return name.encode("utf-8", "ignore")[:size].decode("utf-8", "ignore")
-
-
-def _linked(temporary: Path, final: Path) -> bool:
-    """Puts the file at a place that must be free, in one step; False where it is taken, or links cannot be made."""
-    try:
-        os.link(temporary, final)
-    except OSError:
-        return False
-    return True
 
 
 def _locked(folder: Path) -> int | None:
@@ -192,12 +199,3 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             finally:
                 os.close(descriptor)
-
-
-def sync(path: Path) -> None:
-    """Waits until what was written to a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -134,6 +134,18 @@ def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
             yield _in_c_order(values[start : start + rows]).reshape(-1)
 
 
+def block(shape: tuple[int, ...], start: int, stop: int) -> tuple[int | slice, ...]:
+    """The index of the values from `start` to `stop` of a flattened array, which are one of its `pieces`."""
+    index: list[int | slice] = []
+    for axis in range(len(shape)):
+        inner = math.prod(shape[axis + 1 :])
+        if stop - start >= inner:
+            return (*index, slice(start // inner, stop // inner))
+        index.append(start // inner)
+        start, stop = start % inner, stop - start // inner * inner
+    return tuple(index)
+
+
 def _in_c_order(values: np.ndarray) -> np.ndarray:
     """The values contiguously; a transposed array is copied in strips, which stay in the processor's cache."""
     if values.ndim < 2 or values.flags.c_contiguous or values.shape[-1] <= STRIP:

@@ -1,31 +1,28 @@
-"""The whole way of a conversion: read, detect, translate, write, read back, compare, run both, put in place."""
+"""The whole way of a conversion: plan, read, find, change, write, confirm, prove, put in place."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from denseport import exports, formats, layouts
-from denseport.atomic import confirm
+from denseport import exports, files, formats, layouts
+from denseport.atomic import replacing
 from denseport.checkpoint import dtype_of
-from denseport.errors import FormatError, UsageError, listed
-from denseport.load import opened, sha256
+from denseport.errors import UsageError
+from denseport.layouts import Layout, Weights
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
-from denseport.options import Converting, Dtype, Head, among, needing_verify, valid
-from denseport.planning import replacing_target, target_layout, target_metadata, target_path
-from denseport.preprocessing import find_preprocessing
-from denseport.presets import resolve
-from denseport.requirements import keras_backend, require_parity
+from denseport.options import Comparing, Converting, among, checked
+from denseport.planning import Plan, planned, target_layout, target_metadata
+from denseport.requirements import keras_backend
+from denseport.source import Source
 
 if TYPE_CHECKING:
-    from denseport.comparison_options import Comparing
     from denseport.parity import Workers
     from denseport.parity.report import ParityReport
 
@@ -80,19 +77,10 @@ def convert(
     src: str | Path,
     dst: str | Path | None = None,
     *,
-    from_format: str | None = None,
-    to_format: str | None = None,
-    from_layout: str | Path | None = None,
-    to_layout: str | Path | None = None,
-    head: Head = "keep",
-    classes: int | None = None,
-    dtype: Dtype = "keep",
-    allow_trait_mismatch: bool = False,
-    compensate_epsilon: bool = False,
-    allow_nonfinite: bool = False,
-    verify: bool = True,
     force: bool = False,
-    **comparing: Unpack[Comparing],
+    progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
+    **options: Unpack[Converting],
 ) -> ConversionReport:
     """Converts a DenseNet's weights from one file to another; nothing is at `dst` unless every check has passed.
 
@@ -100,152 +88,125 @@ def convert(
         src: The file to read, or the name of a preset, which is downloaded where it is not in the cache.
         dst: The file to write, or the folder where `to_layout` is `timm`, or is `keras-hub` and `dst` has no suffix;
             None gives `src` the suffix of `to_format`.
-        from_format: `pth`, `h5` or `safetensors`, where the content is to be held to it.
-        to_format: `pth`, `h5`, `safetensors` or `keras`, a whole model of plain Keras layers; None goes by
-            `dst`'s suffix.
-        from_layout: A layout's name or TOML file, where it is not to be detected.
-        to_layout: The same for `dst`; None takes `torchvision` for pth and safetensors, `keras-applications` for h5,
-            and `denseport` where that one cannot express the architecture.
-        head: `drop` leaves the classifier out.
-        classes: A number of classes: the classifier is replaced by one of zeros with that many outputs.
-        dtype: `keep`, or the floating-point dtype to round every tensor to.
-        allow_trait_mismatch: Whether to go on where a net of `to_layout` computes something else with the same
-            weights. The outputs are then compared under the source's traits, and what the mismatch does is reported.
-        compensate_epsilon: Whether the running variances take up the difference where the layouts' epsilons differ.
-        allow_nonfinite: Whether weights may hold NaN or Inf, and running variances be negative.
-        verify: Whether both frameworks run their file and their outputs are compared. Every tensor is read back and
-            compared bit by bit in any case.
         force: Whether an existing `dst` may be replaced.
-        comparing: How the outputs are compared: what `denseport.verify` takes, `device`, `tolerance` or `exact` say.
+        progress: Is called with the number of batches that both frameworks have done, and of all batches.
+        workers: Processes to run the frameworks in, for many conversions in a row; where None, each starts its own.
+        options: How: see `denseport.options.Converting`. Every tensor is read back and compared bit by bit in any case.
 
     Raises:
         FormatError: `src` is broken, or `dst` cannot hold such tensors.
         LayoutError: `src` fits no layout, or `to_layout` cannot express it.
         UsageError: Options or paths cannot be used.
-        FrameworkMissingError: `verify` is set and a framework is not installed.
+        FrameworkMissingError: The outputs are to be compared, and a framework is not installed.
         VerificationError: What was written differs from what was read, or the outputs are too far apart.
     """
     started = time.perf_counter()
-    chosen = {"head": head, "classes": classes, "dtype": dtype, "to_format": to_format}
-    valid(Converting, {**chosen, **among(Converting, comparing)})
-    source, preset = resolve(src, progress=comparing.get("progress"))
-    if preset is not None:
-        from_layout = from_layout or preset.layout
-        if dst is None:
-            raise UsageError(f"{preset.name}: nothing says where to; give a target file")
-    folder = exports.folder_kind(None if dst is None else Path(dst), to_format, to_layout)
-    target, to_format = target_path(source, dst, folder or to_format)
-    head = head if classes is None else "drop"
-    if not verify and (ignored := needing_verify(among(Converting, comparing))):
-        raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
-    if verify:
-        require_parity(keras_backend(comparing.get("keras_backend")))
-    for file in formats.files(source):
-        formats.sniff(file)
-    before = _identity(source)
-    with (
-        _workers(comparing) if verify else nullcontext() as workers,
-        _in_background(sha256, source) as hashed,
-        opened(source, from_layout, from_format, head) as (checkpoint, found),
-        replacing_target(target, to_format, force) as temporary,
-    ):
-        weights = layouts.to_canonical(checkpoint, found).concatenated("old-first")
-        weights = weights.without_head() if head == "drop" else weights
-        wanted = (
-            exports.layout_for(to_format, weights.config, to_layout)
-            if formats.FORMATS[to_format].described
-            else to_layout
-        )
-        layout, notes = target_layout(weights.config, to_format, wanted, allow_trait_mismatch, compensate_epsilon)
-        if head == "drop" and classes is None and found.config.num_classes is not None:
-            notes.append("the classifier was left out: a model that has one will not load this file strictly")
-        if not allow_nonfinite:
-            _refuse_unsound(weights, source)
-        if workers is not None:  # the frameworks take seconds to start, in which the file is written
-            workers.start(
-                device=comparing.get("device", "auto"),
-                allow_tf32=comparing.get("allow_tf32", False),
-                keras_backend=keras_backend(comparing.get("keras_backend")),
-            )
-        if compensate_epsilon:
-            own = layout.traits_of(weights.config)
-            weights = weights.with_epsilon(own.get("epsilon", weights.config.traits.epsilon))
-        if classes is not None:
-            weights = weights.with_new_head(classes)
-        weights = weights if dtype == "keep" else weights.cast(dtype_of(dtype))
-        framework = layout.framework_for(formats.FORMATS[to_format].framework)
-        tensors = layouts.from_canonical(weights, layout, framework)
-        usual = preset.preprocessing if preset else find_preprocessing(found.layout.preprocessing)
-        metadata = target_metadata(checkpoint, weights, layout, framework, usual, hashed.result())
-        if formats.FORMATS[to_format].described:
-            notes += exports.write(to_format, weights, layout, metadata, temporary)
-        else:
-            formats.write(tensors, metadata, temporary, to_format, layout.nesting(weights.config))
-        confirm(tensors, temporary)
-        if _identity(source) != before:
-            raise FormatError(f"{source}: changed while it was read; run the conversion again")
-        report = ConversionReport(
-            source=str(source),
-            source_sha256=hashed.result(),
-            source_format=checkpoint.format,
-            source_layout=found.layout.name,
-            target=str(target),
-            target_format=to_format,
-            target_layout=layout.name,
-            variant=weights.config.variant,
-            config=weights.config,
-            tensors=len(tensors),
-            parameters=parameters(weights.config),
-            dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
-            notes=(*(preset.notes if preset else ()), *found.notes(checkpoint), *notes),
-            parity=None,
-            seconds=time.perf_counter() - started,
-        )
-        if verify:
-            from denseport import parity
-
-            comparing["workers"] = workers
-            compared = parity.verify(
-                source,
-                temporary,
-                layout_a=from_layout,
-                layout_b=wanted,
-                head=head,
-                same_traits=allow_trait_mismatch,
-                **comparing,
-            ).about(target)
-            report = dataclasses.replace(report, parity=compared, seconds=time.perf_counter() - started)
-            compared.raise_if_failed(report)
+    plan = planned(src, dst, checked(Converting, options), progress)
+    with _frameworks(plan, workers) as processes, plan.opened() as source:
+        source.hash_in_background()
+        weights = source.weights.concatenated("old-first")
+        layout, notes = target_layout(weights.config, plan)
+        framework = layout.framework_for(plan.format.framework)
+        with replacing(plan.target, force=force, files=plan.files) as temporary:
+            if not plan.options["allow_nonfinite"] and source.unsound:
+                raise UsageError(f"{plan.source}: {source.unsound}")
+            weights = _changed(weights, layout, plan)
+            if processes is not None:  # the frameworks take seconds to start, in which the file is written
+                _start(processes, plan)
+            tensors = layouts.from_canonical(weights, layout, framework)
+            metadata = target_metadata(source, weights, layout, framework, plan)
+            nesting = layout.nesting(weights.config)
+            if plan.format.described:
+                notes += exports.write(plan.format.name, weights, layout, metadata, temporary)
+            else:
+                formats.write(tensors, metadata, temporary, plan.format.name, nesting, plan.target)
+            files.confirm(tensors, metadata, temporary, plan.format.name, nesting, plan.target)
+            source.check_unchanged()
+            report = _report(source, weights, layout, notes, plan, len(tensors), time.perf_counter() - started)
+            if processes is not None:
+                parity = _proved(layout, plan, temporary, processes, progress)
+                report = dataclasses.replace(report, parity=parity, seconds=time.perf_counter() - started)
+                parity.raise_if_failed(report)
     return report
 
 
-def _refuse_unsound(weights: layouts.Weights, source: Path) -> None:
-    """Raises UsageError, with the names, where weights are NaN or Inf or a running variance is negative."""
-    found = layouts.suspicious(weights)
-    for names, what in ((found.nonfinite, "NaN or Inf"), (found.negative_variance, "negative variances")):
-        if names:
-            raise UsageError(f"{source}: {what} in {listed(names)}; mend the weights, or give --allow-nonfinite")
-
-
-def _workers(comparing: Comparing) -> AbstractContextManager[Workers]:
-    """The processes that will compare the outputs, which end with the block unless they were given."""
-    from denseport.parity import Workers
-
-    given = comparing.get("workers")
-    return nullcontext(given) if given else Workers()
-
-
 @contextmanager
-def _in_background(work: Callable[[Path], str], path: Path) -> Iterator[Future[str]]:
-    """Runs `work` in a thread of its own, which has ended when the block has."""
-    with ThreadPoolExecutor(1) as background:
-        yield background.submit(work, path)
+def _frameworks(plan: Plan, workers: Workers | None) -> Iterator[Workers | None]:
+    """The processes that compare the outputs, which end with the block unless they were given; None for none."""
+    if not plan.options["verify"]:
+        yield None
+        return
+    from denseport.parity import Workers as Processes
+
+    with nullcontext(workers) if workers else Processes() as processes:
+        yield processes
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to; nothing where it is gone."""
-    try:
-        every = [file.stat() for file in formats.files(path)]
-    except (OSError, UsageError):
-        return ()
-    return tuple(figure for status in every for figure in (status.st_ino, status.st_size, status.st_mtime_ns))
+def _start(processes: Workers, plan: Plan) -> None:
+    options = plan.options
+    processes.start(
+        device=options["device"],
+        allow_tf32=options["allow_tf32"],
+        keras_backend=keras_backend(options["keras_backend"]),
+    )
+
+
+def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
+    """The weights to write: with another epsilon, classifier or dtype where that was asked for.
+
+    Raises:
+        UsageError: A running variance would become negative, or a value is beyond the range of the dtype.
+    """
+    options = plan.options
+    if options["compensate_epsilon"]:
+        usual = weights.config.traits.epsilon
+        weights = weights.with_epsilon(layout.traits_of(weights.config).get("epsilon", usual))
+    if options["classes"] is not None:
+        weights = weights.with_new_head(options["classes"])
+    return weights if options["dtype"] == "keep" else weights.cast(dtype_of(options["dtype"]))
+
+
+def _report(
+    source: Source, weights: Weights, layout: Layout, notes: list[str], plan: Plan, tensors: int, seconds: float
+) -> ConversionReport:
+    found, checkpoint = source.detection, source.checkpoint
+    if plan.head == "drop" and plan.options["classes"] is None and found.config.num_classes is not None:
+        notes = [*notes, "the classifier was left out: a model that has one will not load this file strictly"]
+    return ConversionReport(
+        source=str(plan.source),
+        source_sha256=source.sha256,
+        source_format=checkpoint.format,
+        source_layout=found.layout.name,
+        target=str(plan.target),
+        target_format=plan.format.name,
+        target_layout=layout.name,
+        variant=weights.config.variant,
+        config=weights.config,
+        tensors=tensors,
+        parameters=parameters(weights.config),
+        dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
+        notes=(*(plan.preset.notes if plan.preset else ()), *found.notes(checkpoint), *notes),
+        parity=None,
+        seconds=seconds,
+    )
+
+
+def _proved(
+    layout: Layout, plan: Plan, path: Path, processes: Workers, progress: Callable[[int, int], None] | None
+) -> ParityReport:
+    """How far the outputs of what was read and of what was written are apart, each in its framework."""
+    from denseport import parity
+
+    options = plan.options
+    report = parity.verify(
+        plan.source,
+        path,
+        layout_a=options["from_layout"] or (plan.preset.layout if plan.preset else None),
+        layout_b=layout.name if plan.format.described else options["to_layout"],
+        head=plan.head,
+        same_traits=options["allow_trait_mismatch"],
+        workers=processes,
+        progress=progress,
+        **among(Comparing, options),
+    )
+    return report.about(plan.target)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from denseport import formats, layouts
-from denseport.checkpoint import Checkpoint, Tensor
+from denseport.checkpoint import Tensor
 from denseport.errors import LayoutError
+from denseport.source import Source
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ def diff(a: str | Path, b: str | Path) -> Difference:
     Raises:
         UsageError, FormatError: A file is not there or cannot be read.
     """
-    with formats.read(Path(a)) as first, formats.read(Path(b)) as second:
+    with Source(Path(a)) as first, Source(Path(b)) as second:
         canonical = _canonical(first), _canonical(second)
-        by_layout = canonical[0] is not None and canonical[1] is not None
-        ours = canonical[0] if by_layout and canonical[0] else first.tensors
-        theirs = canonical[1] if by_layout and canonical[1] else second.tensors
+        by_layout = all(canonical)
+        ours, theirs = canonical if by_layout else (first.checkpoint.tensors, second.checkpoint.tensors)
         different = [difference for name in {**ours, **theirs} if (difference := _compare(name, ours, theirs))]
         same = len(ours.keys() | theirs.keys()) - len(different)
         return Difference(str(a), str(b), by_layout, same, tuple(different))
 
 
-def _canonical(checkpoint: Checkpoint) -> Mapping[str, Tensor] | None:
+def _canonical(source: Source) -> Mapping[str, Tensor]:
+    """The tensors by canonical name; none where no layout fits."""
     try:
-        return layouts.to_canonical(checkpoint, layouts.detect(checkpoint)).tensors
+        return source.weights.tensors
     except LayoutError:
-        return None
+        return {}
 
 
 def _compare(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> TensorDifference | None:

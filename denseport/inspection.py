@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denseport import formats, layouts
 from denseport.errors import LayoutError
+from denseport.layouts import Suspicion, find_layout
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
+from denseport.source import Source
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Inspection:
     variant: str = ""
     config: DenseNetConfig | None = None
     parameters: int | None = None
-    suspicion: layouts.Suspicion | None = None
+    suspicion: Suspicion | None = None
     notes: tuple[str, ...] = ()
     problem: str = ""
 
@@ -69,34 +69,35 @@ def derive(path: str | Path) -> str:
     """
     from denseport.layouts.derive import derive as derived
 
-    with formats.read(Path(path)) as checkpoint:
-        return derived(checkpoint)
+    with Source(Path(path)) as source:
+        return derived(source.checkpoint)
 
 
 def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection:
-    """Says what a file holds.
+    """Says what a file holds, and whether `denseport.convert` would take it as it is.
 
     Raises:
         UsageError: There is no such file.
         FormatError: It is broken, hostile, or of no known format.
         LayoutError: There is no such layout.
     """
-    with formats.read(Path(path)) as checkpoint:
+    with Source(Path(path), layout) as source:
+        checkpoint = source.checkpoint
         inspection = Inspection(
             file=str(path),
             format=checkpoint.format,
             container=checkpoint.container,
             tensors=len(checkpoint.tensors),
-            values=sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+            values=sum(tensor.size for tensor in checkpoint.tensors.values()),
             dtypes=checkpoint.dtypes,
             wrapper=checkpoint.wrapper,
             others=checkpoint.others,
             metadata=dict(checkpoint.metadata),
         )
         if layout is not None:
-            layouts.find_layout(layout)
+            find_layout(layout)
         try:
-            found = layouts.detect(checkpoint, layout)
+            found, suspicion = source.detection, source.suspicion
         except LayoutError as error:
             return dataclasses.replace(inspection, problem=str(error).removeprefix(f"{path}: "))
         return dataclasses.replace(
@@ -106,6 +107,7 @@ def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection
             variant=found.config.variant,
             config=found.config,
             parameters=parameters(found.config),
-            suspicion=layouts.suspicious(layouts.to_canonical(checkpoint, found)),
+            suspicion=suspicion,
             notes=tuple(found.notes(checkpoint)),
+            problem=source.unsound,
         )

@@ -1,75 +1,34 @@
-"""From a file to weights, and to a live twin in either framework."""
+"""From a file to a live net in either framework: denseport's twin, with the file's weights."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from denseport import formats, layouts
-from denseport.checkpoint import Checkpoint, dtype_of
-from denseport.errors import UsageError
+import numpy as np
+
+from denseport import layouts
+from denseport.checkpoint import Checkpoint, Tensor, dtype_of
 from denseport.layouts.frameworks import KERAS
 from denseport.net.config import Traits
-from denseport.presets import resolve
+from denseport.options import Head
 from denseport.requirements import require_keras, require_torch
+from denseport.source import Source
+from denseport.source import sha256 as sha256
 
 if TYPE_CHECKING:
     import keras
     import torch
 
 
-def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
-    """The tensors of a file under the names they have there, read when they are needed, and its metadata.
-
-    Raises:
-        UsageError: There is no such file.
-        FormatError: It is broken, hostile, of no known format, or not of `format`.
-    """
-    return formats.read(Path(path), format)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits; of a folder, that of its weights, file behind file.
-
-    Raises:
-        UsageError: The file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for each in formats.files(path):
-            with each.open("rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        return digest.hexdigest()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
-
-
-@contextmanager
-def opened(
-    path: Path,
-    layout: str | Path | None = None,
-    format: str | None = None,  # noqa: A002 - the option's name
-    head: Literal["keep", "drop"] = "keep",
-) -> Iterator[tuple[Checkpoint, layouts.Detection]]:
-    """A file's checkpoint with its layout; closed when the block ends.
-
-    Raises:
-        FormatError: The file cannot be read.
-        LayoutError: No layout fits, or several do.
-    """
-    with formats.read(path, format) as checkpoint:
-        yield checkpoint, layouts.detect(checkpoint, layout, head=head)
-
-
 def load_torch(
     path: str | Path,
     *,
     layout: str | Path | None = None,
-    head: Literal["keep", "drop"] = "keep",
+    head: Head = "keep",
     traits: Traits | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
@@ -92,17 +51,16 @@ def load_torch(
     require_torch()
     from denseport.models import pytorch
 
-    file, preset = resolve(path)
-    with opened(file, layout or (preset.layout if preset else None), head=head) as (checkpoint, found):
-        weights = _weights(checkpoint, found, head, traits, rounded)
-        return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype=dtype)
+    with Source.named(path, layout, head=head) as source:
+        weights = _weights(source, traits, rounded)
+        return pytorch.load(weights.config, _arrays(weights.tensors), dtype=dtype)
 
 
 def load_keras(
     path: str | Path,
     *,
     layout: str | Path | None = None,
-    head: Literal["keep", "drop"] = "keep",
+    head: Head = "keep",
     traits: Traits | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
@@ -111,19 +69,31 @@ def load_keras(
     require_keras()
     from denseport.models import keras as twin
 
-    file, preset = resolve(path)
-    with opened(file, layout or (preset.layout if preset else None), head=head) as (checkpoint, found):
-        weights = _weights(checkpoint, found, head, traits, rounded)
+    with Source.named(path, layout, head=head) as source:
+        weights = _weights(source, traits, rounded)
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
-        return twin.load(weights.config, {name: t.read() for name, t in tensors.items()}, dtype=dtype)
+        return twin.load(weights.config, _arrays(tensors), dtype=dtype)
 
 
-def _weights(
-    checkpoint: Checkpoint, found: layouts.Detection, head: str, traits: Traits | None, rounded: str | None
-) -> layouts.Weights:
-    weights = layouts.to_canonical(checkpoint, found)
+def _weights(source: Source, traits: Traits | None, rounded: str | None) -> layouts.Weights:
+    weights = source.weights
     if traits is not None:
         weights = weights.concatenated(traits.concatenation)
         weights = replace(weights, config=weights.config.replace(traits=traits))
-    weights = weights.without_head() if head == "drop" else weights
     return weights if rounded is None else weights.cast(dtype_of(rounded))
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def opened(
+    path: Path,
+    layout: str | Path | None = None,
+    format: str | None = None,  # noqa: A002 - the option's name
+    head: Head = "keep",
+) -> Iterator[tuple[Checkpoint, layouts.Detection]]:
+    """A file's checkpoint with its layout; closed when the block ends."""
+    with Source(path, layout, format=format, head=head) as source:
+        yield source.checkpoint, source.detection

@@ -1,25 +1,92 @@
-"""What a conversion writes: its path and format, its layout, and the strings that travel with the weights."""
+"""What a conversion reads and writes, decided before anything is written."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denseport import exports, formats
-from denseport.atomic import replacing
-from denseport.checkpoint import Checkpoint
-from denseport.errors import LayoutError, UsageError
-from denseport.exports.folders import replacing_folder
+from denseport.errors import LayoutError, UsageError, listed
 from denseport.layouts import Layout, Weights, find_layout
 from denseport.layouts.frameworks import TORCH, Framework
 from denseport.layouts.translate import COUNTERS, counters_to_text
 from denseport.net.config import DenseNetConfig
-from denseport.preprocessing import RECORD, Preprocessing, find_preprocessing
+from denseport.options import Converting, Head, needing_verify
+from denseport.preprocessing import RECORD, find_preprocessing
+from denseport.presets import resolve
+from denseport.requirements import keras_backend, require_parity
+from denseport.source import Source
+
+if TYPE_CHECKING:
+    from denseport.presets import Preset
 
 # By the framework that a format is native to.
 DEFAULT_LAYOUT = {"torch": "torchvision", "keras": "keras-applications"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion reads and writes.
+
+    Attributes:
+        source: The file to read.
+        preset: The preset whose file that is, or None.
+        target: The file or folder to write.
+        format: Its format.
+        options: How: everything that `denseport.convert` can be told.
+    """
+
+    source: Path
+    preset: Preset | None
+    target: Path
+    format: formats.Format
+    options: Converting
+
+    @property
+    def head(self) -> Head:
+        """Whether the source's classifier takes part."""
+        return self.options["head"] if self.options["classes"] is None else "drop"
+
+    @property
+    def files(self) -> Collection[str] | None:
+        """The names that files of the target may have, where it is a folder."""
+        return exports.files(self.format.name) if self.format.is_folder else None
+
+    def opened(self) -> Source:
+        """The file to read."""
+        options = self.options
+        return Source(
+            self.source, options["from_layout"], format=options["from_format"], head=self.head, preset=self.preset
+        )
+
+
+def planned(
+    src: str | Path,
+    dst: str | Path | None,
+    options: Converting,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """The plan of a conversion; a preset is downloaded where it is not in the cache.
+
+    Raises:
+        UsageError: The options contradict each other, or do not say what to write.
+        DownloadError: The preset cannot be had.
+        FrameworkMissingError: The outputs are to be compared, and a framework is not installed.
+    """
+    source, preset = resolve(src, progress=progress)
+    if preset is not None and dst is None:
+        raise UsageError(f"{preset.name}: nothing says where to; give a target file")
+    folder = exports.folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])
+    target, to_format = target_path(source, dst, folder or options["to_format"])
+    if options["verify"]:
+        require_parity(keras_backend(options["keras_backend"]))
+    elif ignored := needing_verify(options):
+        raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
+    return Plan(source, preset, target, formats.FORMATS[to_format], options)
 
 
 def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
@@ -35,86 +102,67 @@ def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> 
     return source.with_name(formats.stem(source) + formats.FORMATS[to_format].suffixes[0]), to_format
 
 
-def replacing_target(target: Path, to_format: str, force: bool) -> AbstractContextManager[Path]:
-    """The path to write to, a file or a folder, which takes the target's place in the end."""
-    if formats.FORMATS[to_format].is_folder:
-        return replacing_folder(target, exports.files(to_format), force=force)
-    return replacing(target, force=force)
-
-
-def target_layout(
-    config: DenseNetConfig, to_format: str, to_layout: str | Path | None, allow_mismatch: bool, compensate: bool
-) -> tuple[Layout, list[str]]:
-    """The layout to write, and what to say of the choice.
-
-    Args:
-        config: The architecture with the source's traits.
-        to_format: The format to write.
-        to_layout: The layout that was asked for, or None.
-        allow_mismatch: Whether it may compute something else with the same weights.
-        compensate: Whether a difference of epsilons will go into the running variances.
+def target_layout(config: DenseNetConfig, plan: Plan) -> tuple[Layout, list[str]]:
+    """The layout to write a net in, and what to say of the choice.
 
     Raises:
         LayoutError: The layout that was asked for cannot express the architecture, or computes something else.
     """
-    layout = find_layout(to_layout or DEFAULT_LAYOUT[formats.FORMATS[to_format].framework])
-    different = {
+    asked = plan.options["to_layout"]
+    if plan.format.described:  # what such a model cannot hold is refused here
+        asked = exports.layout_for(plan.format.name, config, asked)
+    layout = find_layout(asked or DEFAULT_LAYOUT[plan.format.framework])
+    unsaid = {
         trait: sentence
         for trait, sentence in layout.mismatches(config).items()
-        if trait not in exports.STATED.get(to_format, ())
+        if trait not in exports.STATED.get(plan.format.name, ())
+        and not (trait == "epsilon" and plan.options["compensate_epsilon"])
     }
-    if compensate:
-        different.pop("epsilon", None)
-    # What an export cannot hold was refused when its layout was chosen.
-    reason = "" if formats.FORMATS[to_format].described else layout.cannot_build(config)
-    if reason:
-        if to_layout is not None:
-            raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
-        return find_layout("denseport"), [f"written in layout denseport, since {reason}"]
-    if not different:
+    reason = "" if plan.format.described else layout.cannot_build(config)
+    mismatch = reason or "; ".join(unsaid.values())
+    if not mismatch:
         return layout, []
-    if to_layout is None:
-        return find_layout("denseport"), [f"written in layout denseport, since {'; '.join(different.values())}"]
-    if allow_mismatch:
-        return layout, list(different.values())
+    if asked is None:
+        return find_layout("denseport"), [f"written in layout denseport, since {mismatch}"]
+    if reason:
+        raise LayoutError(f"{reason}; choose another --to-layout, such as denseport")
+    if plan.options["allow_trait_mismatch"]:
+        return layout, list(unsaid.values())
     remedy = "choose --to-layout denseport, or go on with --allow-trait-mismatch"
-    if "epsilon" in different:
+    if "epsilon" in unsaid:
         remedy += ", or keep the function with --compensate-epsilon"
-    raise LayoutError(f"{'; '.join(different.values())}; {remedy}")
+    raise LayoutError(f"{mismatch}; {remedy}")
 
 
 def target_metadata(
-    checkpoint: Checkpoint,
-    weights: Weights,
-    layout: Layout,
-    framework: Framework,
-    preprocessing: Preprocessing,
-    source_sha256: str,
+    source: Source, weights: Weights, layout: Layout, framework: Framework, plan: Plan
 ) -> dict[str, str]:
     """The strings that travel with the weights: those of the source, and what this conversion knows.
 
     Args:
-        checkpoint: The source, whose own record of a preprocessing goes before `preprocessing`.
+        source: Whose own record of a preprocessing goes before that of its preset or layout.
         weights: What is written.
-        layout: How it is written.
-        framework: Whose parameter names and axes are written.
-        preprocessing: How the images were prepared, by what is known of the source's preset or layout.
-        source_sha256: The source's hash.
+        layout: How it is written, and `framework` whose parameter names and axes it has.
+        plan: Where it is written.
+
+    Raises:
+        UsageError: The source cannot be hashed.
     """
-    traits = weights.config.replace(**layout.traits_of(weights.config)).traits
+    config, stated = weights.config, exports.STATED.get(plan.format.name, frozenset())
+    traits = {trait: value for trait, value in layout.traits_of(config).items() if trait not in stated}
     metadata = {
-        **checkpoint.metadata,
+        **source.checkpoint.metadata,
         "format": "pt" if framework is TORCH else framework.name,
         "layout": layout.name,
-        "variant": weights.config.variant,
-        "source_sha256": source_sha256,
-        "traits": json.dumps(dataclasses.asdict(traits)),
+        "variant": config.variant,
+        "source_sha256": source.sha256,
+        "traits": json.dumps(dataclasses.asdict(config.replace(**traits).traits)),
     }
     metadata.pop(COUNTERS, None)
     if counts := "" if framework.counter and layout.counters else counters_to_text(weights):
         metadata[COUNTERS] = counts
     # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
-    of_photographs = weights.config.in_channels == 3 and weights.config.dimensions == 2
-    if of_photographs and preprocessing != find_preprocessing("none"):
-        metadata.setdefault(RECORD, json.dumps(preprocessing.to_dict()))
+    of_photographs = config.in_channels == 3 and config.dimensions == 2
+    if of_photographs and RECORD not in metadata and source.preprocessing != find_preprocessing("none"):
+        metadata[RECORD] = json.dumps(source.preprocessing.to_dict())
     return metadata

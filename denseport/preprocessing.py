@@ -146,7 +146,7 @@ def find_preprocessing(name: str) -> Preprocessing:
     return PREPROCESSING[name]
 
 
-def recorded(metadata: Mapping[str, str], path: Path) -> Preprocessing | None:
+def recorded(metadata: Mapping[str, str], path: str | Path) -> Preprocessing | None:
     """The preprocessing that travels with the weights of a file, or None where its metadata name none.
 
     Raises:

@@ -111,7 +111,7 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-HEAVY = ("torch", "keras", "tensorflow", "jax", "rich", "h5py", "numpy")
+HEAVY = ("torch", "keras", "tensorflow", "jax", "rich", "h5py", "safetensors", "numpy")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,8 @@ HEAVY = ("torch", "keras", "tensorflow", "jax", "rich", "h5py", "numpy")
         ("from denseport.cli import cli; cli(['convert', '--help'], standalone_mode=False)", set()),
         ("import denseport; denseport.convert, denseport.inspect, denseport.diff, denseport.translate", {"numpy"}),
         ("import denseport; denseport.verify", {"numpy"}),
-        ("import denseport; denseport.convert('{pth}', '{tmp}/x.weights.h5', verify=False)", {"numpy"}),
+        ("import denseport; denseport.convert('{pth}', '{tmp}/x.weights.h5', verify=False)", {"numpy", "h5py"}),
+        ("import denseport; denseport.convert('{pth}', '{tmp}/x.safetensors', verify=False)", {"numpy", "safetensors"}),
         ("import denseport; denseport.convert('{pth}', '{tmp}/x.pth', verify=False)", {"numpy"}),
         ("import torch", {"torch", "numpy"}),
     ],

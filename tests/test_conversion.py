@@ -156,8 +156,8 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, monke
     source = written(tmp_path / "a.safetensors", PLAIN, "torchvision")
     honest = formats.write
 
-    def slow(*arguments: Any) -> None:
-        honest(*arguments)
+    def slow(*arguments: Any, **more: Any) -> None:
+        honest(*arguments, **more)
         source.touch()
 
     monkeypatch.setattr(formats, "write", slow)

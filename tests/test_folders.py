@@ -11,9 +11,9 @@ import pytest
 from densenets import SMALL, TUTORIAL, canonical_weights
 
 import denseport as library
-from denseport import exports, layouts, text
+from denseport import atomic, exports, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.exports import folders, timm_folder
+from denseport.exports import timm_folder
 from denseport.formats import FORMATS
 from denseport.net.config import DenseNetConfig
 from denseport.net.names import TAGS, find_config
@@ -216,7 +216,8 @@ def test_timms_nets_are_called_by_their_names(name: str) -> None:
 def test_new_features_may_come_first_in_an_archive(tmp_path: Path, folder: Path, script: Callable[..., Any]) -> None:
     config = SMALL["CIFAR"][0]
     weights = weights_of(config).concatenated("new-first")
-    exports.write("keras", weights, layouts.find_layout("denseport"), {}, tmp_path / "a.keras")
+    metadata = {"layout": "denseport", "traits": json.dumps(dataclasses.asdict(weights.config.traits))}
+    exports.write("keras", weights, layouts.find_layout("denseport"), metadata, tmp_path / "a.keras")
     assert library.inspect(tmp_path / "a.keras").config == config.replace(concatenation="new-first")
     images = f"{folder}/keras-cifar.images.npy"
     requests = [
@@ -357,16 +358,16 @@ def test_a_failure_leaves_the_old_folder_as_it_was(tmp_path: Path, monkeypatch: 
     (target / "config.json").write_text("old")
 
     def interrupted() -> None:
-        with folders.replacing_folder(target, ("config.json",), force=True) as new:
+        with atomic.replacing(target, force=True, files=("config.json",)) as new:
             (new / "config.json").write_text("new")
             raise library.FormatError(f"{new}: is broken")
 
     with pytest.raises(library.FormatError, match=rf"^{target}: is broken"):
         interrupted()
-    monkeypatch.setattr(folders, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     with (
         pytest.raises(library.UsageError, match="cannot exchange two folders"),
-        folders.replacing_folder(target, ("config.json",), force=True) as new,
+        atomic.replacing(target, force=True, files=("config.json",)) as new,
     ):
         (new / "config.json").write_text("new")
     assert (target / "config.json").read_text() == "old"

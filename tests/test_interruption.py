@@ -242,7 +242,7 @@ def test_a_source_that_changes_while_it_is_read(tmp_path: Path, name: str, chang
         "import os, shutil, sys, time, pathlib\n"
         "import denseport\nfrom denseport import formats\n"
         "source, target = map(pathlib.Path, sys.argv[1:])\nwrite = formats.write\n"
-        f"def changed(*arguments):\n    {CHANGES[change]}\n    write(*arguments)\n"
+        f"def changed(*arguments, **more):\n    {CHANGES[change]}\n    write(*arguments, **more)\n"
         "formats.write = changed\n"
         "try:\n    denseport.convert(source, target, verify=False)\n"
         "except denseport.FormatError as error:\n    print(error)\n"

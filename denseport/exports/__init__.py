@@ -7,7 +7,6 @@ writes it and returns notes for the user. Nothing here imports a framework.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -86,10 +85,6 @@ def write(kind: str, weights: Weights, layout: Layout, metadata: Mapping[str, st
         OSError: It cannot be written.
     """
     preprocessing = recorded(metadata, path)
-    stated = STATED.get(kind, frozenset())
-    others = {trait: value for trait, value in layout.traits_of(weights.config).items() if trait not in stated}
-    traits = weights.config.replace(**others).to_dict()["traits"]
-    metadata = {**metadata, "layout": layout.name, "traits": json.dumps(traits)}
     notes: list[str] = _module(kind).write(weights, layout, metadata, preprocessing, path)
     return notes
 

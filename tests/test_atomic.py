@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseport import FormatError, UsageError, VerificationError, convert, formats, read, write
-from denseport import atomic as output
+from denseport import FormatError, UsageError, VerificationError, atomic, convert, formats, read, write
 from denseport.atomic import replacing, temporary_folder
 from denseport.checkpoint import Checkpoint, Tensor
 
@@ -168,9 +167,9 @@ def test_write_reads_back_what_it_wrote(tmp_path: Path) -> None:
 def test_a_writer_that_writes_something_else_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = formats.write
 
-    def dishonest(tensors, metadata, path, file_format) -> None:
+    def dishonest(tensors, *others, **more) -> None:
         changed = {name: Tensor.of(tensor.read() * (1 + 2**-20)) for name, tensor in tensors.items()}
-        honest(changed, metadata, path, file_format)
+        honest(changed, *others, **more)
 
     monkeypatch.setattr(formats, "write", dishonest)
     with pytest.raises(VerificationError, match=r"a\.weight"):
@@ -220,7 +219,10 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(
 
 
 def test_a_file_is_written_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_linked", lambda *_: False)
+    def link(*_: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
     write(CHECKPOINT, tmp_path / "x.pth")
     assert names(tmp_path) == ["x.pth"]
 
@@ -236,8 +238,8 @@ def test_a_neighbour_who_takes_the_new_folder_for_a_leftover_does_no_harm(
             shutil.rmtree(folder)
         return real(folder)
 
-    real = output._locked
-    monkeypatch.setattr(output, "_locked", locked)
+    real = atomic._locked
+    monkeypatch.setattr(atomic, "_locked", locked)
     write(CHECKPOINT, tmp_path / "x.pth")
     assert taken
     assert names(tmp_path) == ["x.pth"]
@@ -250,7 +252,7 @@ def test_an_interruption_right_after_the_folder_was_made_leaves_nothing(
         assert folder.is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "_locked", interrupted)
+    monkeypatch.setattr(atomic, "_locked", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write(CHECKPOINT, tmp_path / "x.pth")
     assert names(tmp_path) == []
@@ -370,7 +372,7 @@ seen = []
 
 def watch(event, arguments):
     if event.startswith("socket.") or event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
-        seen.append([event, ""])
+        seen.append([event, str(arguments[1:2])])
     elif event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         seen.append([event, os.fspath(arguments[0])])
     elif event in ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.chmod"):
@@ -410,7 +412,9 @@ def test_a_conversion_opens_no_socket_and_writes_nowhere_else(fixtures: Path, tm
         for event, path in seen
         if not path.startswith(f"{folder}/") and (event not in ("os.remove", "os.rmdir") or "/" in path)
     ]
-    assert outside == []
+    asked_by_h5py = [["subprocess.Popen", "(['uname', '-p'],)"], ["open", os.devnull]]  # what it runs on, once
+    assert [each for each in outside if each not in asked_by_h5py] == []
+    assert len(outside) <= len(asked_by_h5py)
     assert names(folder) == sorted(target.name for target in targets)
 
 

@@ -1,0 +1,170 @@
+"""A file that is opened, recognised and hashed once, whatever is then done with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property, partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from denseport import formats, layouts
+from denseport.background import in_background
+from denseport.errors import FormatError, UsageError, listed
+from denseport.options import Head
+from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
+from denseport.presets import resolve
+
+if TYPE_CHECKING:
+    from denseport.presets import Preset
+
+
+class Source:
+    """An open file with a DenseNet's weights; a context manager that closes it.
+
+    Attributes:
+        path: Where it lies.
+        shown: What messages call it.
+        preset: The preset whose file it is, or None.
+        head: Whether its classifier takes part.
+        checkpoint: Its tensors under the names that they have there, and what else it says.
+
+    Raises:
+        UsageError: There is no such file.
+        FormatError: It is broken, hostile, of no known format, or not of `format`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: str | Path | None = None,
+        *,
+        format: str | None = None,  # noqa: A002 - the option's name
+        head: Head = "keep",
+        shown: str | Path | None = None,
+        preset: Preset | None = None,
+    ) -> None:
+        self.path = path
+        self.shown = shown or path
+        self.preset = preset
+        self.head = head
+        self._layout = layout or (preset.layout if preset else None)
+        self._identity = _identity(path)
+        self.checkpoint = formats.read(path, format, shown)
+        self._closing = ExitStack()
+        self._closing.callback(self.checkpoint.close)
+        self._hash: Callable[[], str] = partial(sha256, path, self.shown)
+
+    @classmethod
+    def named(
+        cls,
+        name: str | Path,
+        layout: str | Path | None = None,
+        *,
+        format: str | None = None,  # noqa: A002 - the option's name
+        head: Head = "keep",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """A file, or that of a preset, which is downloaded where it is not in the cache.
+
+        Raises:
+            DownloadError: The preset cannot be had.
+        """
+        path, preset = resolve(name, progress=progress)
+        return cls(path, layout, format=format, head=head, preset=preset)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    @cached_property
+    def detection(self) -> layouts.Detection:
+        """Its layout, its architecture, and the role of each tensor.
+
+        Raises:
+            LayoutError: No layout fits, or several do.
+        """
+        return layouts.detect(self.checkpoint, self._layout, head=self.head)
+
+    @cached_property
+    def weights(self) -> layouts.Weights:
+        """Its weights by canonical name, without the classifier where that takes no part; nothing of them is read.
+
+        Raises:
+            LayoutError: As for `detection`, or its step counters are no numbers.
+        """
+        weights = layouts.to_canonical(self.checkpoint, self.detection)
+        return weights.without_head() if self.head == "drop" else weights
+
+    @cached_property
+    def suspicion(self) -> layouts.Suspicion:
+        """The tensors with suspicious values, for which every one is read."""
+        return layouts.suspicious(self.weights)
+
+    @property
+    def unsound(self) -> str:
+        """Why its weights are not converted as they are, and what to do, or ""."""
+        faults = {"NaN or Inf": self.suspicion.nonfinite, "negative variances": self.suspicion.negative_variance}
+        found = [f"{fault} in {listed(names)}" for fault, names in faults.items() if names]
+        return f"{found[0]}; mend the weights, or give --allow-nonfinite" if found else ""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its images are prepared, as the preset has it, or else its metadata, or else its layout.
+
+        Raises:
+            FormatError: Its metadata hold something else than a preprocessing.
+        """
+        if self.preset:
+            return self.preset.preprocessing
+        own = recorded(self.checkpoint.metadata, self.shown)
+        return own or find_preprocessing(self.detection.layout.preprocessing)
+
+    def hash_in_background(self) -> None:
+        """Starts to hash the file, which `sha256` then waits for.
+
+        Raises:
+            UsageError: The system starts no more threads.
+        """
+        self._hash = self._closing.enter_context(in_background(self._hash)).result
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its content, as `denseport.source.sha256` has it."""
+        return self._hash()
+
+    def check_unchanged(self) -> None:
+        """Raises FormatError where the file has been replaced or written to since it was opened."""
+        if _identity(self.path) != self._identity:
+            raise FormatError(f"{self.shown}: changed while it was read; run the conversion again")
+
+
+def sha256(path: Path, shown: str | Path | None = None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits; of a folder, that of its weights, file behind file.
+
+    Raises:
+        UsageError: The file cannot be read; the message calls it `shown`, where that is given.
+    """
+    digest = hashlib.sha256()
+    try:
+        for each in formats.files(path):
+            with each.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+    except OSError as error:
+        raise UsageError(f"{shown or path}: cannot be read ({error.strerror}); check the path and the disk") from None
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; nothing where it is gone."""
+    try:
+        every = [file.stat() for file in formats.files(path)]
+    except (OSError, UsageError):
+        return ()
+    return tuple(figure for status in every for figure in (status.st_ino, status.st_size, status.st_mtime_ns))
