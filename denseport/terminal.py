@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     label: str
     value: str
-    mood: Literal["", "good", "bad"] = ""
+    emphasis: Literal["", "good", "bad"] = ""
 
 
 class Table(NamedTuple):
@@ -74,7 +74,7 @@ def laid_out(parts: Sequence[Part]) -> list[Line]:
     lines: list[Line] = []
     for part in parts:
         if isinstance(part, Row):
-            lines.append([(f"{printable(part.label):{width}}", ""), (printable(part.value), STYLES[part.mood])])
+            lines.append([(f"{printable(part.label):{width}}", ""), (printable(part.value), STYLES[part.emphasis])])
             continue
         if part.title:
             lines.append([(printable(part.title), "")])

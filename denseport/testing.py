@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
+from denseport import text
 from denseport.options import Verifying
 from denseport.parity import ParityReport, Workers, verify
+from denseport.terminal import plain
 
 
 def assert_parity(
@@ -26,10 +28,5 @@ def assert_parity(
     """
     report = verify(a, b, workers=workers, **options)
     if not report.passed:
-        taps = "".join(f"\n  {tap.name:20}{tap.relative_error:.1e}" for tap in report.taps)
-        tensors = report.divergence.tensors if report.divergence else ()
-        fed = "".join(f"\n  {tensor.name}: {tensor.finding}" for tensor in tensors)
-        raise AssertionError(
-            f"{report.failure}\nfed by{fed or ' nothing that is known'}\nalong the net{taps or ' nothing was seen'}"
-        )
+        raise AssertionError("\n".join([report.failure, *plain(text.parity(report, every_tap=True))]))
     return report

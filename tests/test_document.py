@@ -349,6 +349,21 @@ def test_the_verdict_says_what_the_report_says(case: str) -> None:
     assert told in said
 
 
+def test_a_failure_shows_place_tensors_images_and_training() -> None:
+    said, right = words(broken()), words(good())
+    for heading, *facts in (
+        ("Where they part", "block1.layer3.conv1.weight", "conv2_block3_conv2_block3_1_conv/kernel:0", "8.3e-01"),
+        ("Disagreements", "photographs/cat-000.jpg class 281 class 904"),
+        ("Training", "Loss in Keras", "6.91 7.25 3.4e-01", "The 5 tensors furthest apart, of 5"),
+    ):
+        assert heading not in right
+        for fact in (heading, *facts):
+            assert fact in said
+    for fact in ("Accuracy in Keras share of the labels met 50", "PyTorch to float64", "class 904, 19.02", "0.91 GB"):
+        assert fact in said.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Accuracy" not in right
+
+
 def test_long_lists_are_cut_and_counted() -> None:
     said = words(broken())
     assert said.count("photographs/cat-") == 50
