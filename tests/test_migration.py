@@ -28,7 +28,6 @@ from denseport.migration import jobs, manifest, migrate, places, results
 from denseport.migration.jobs import Job, perform
 from denseport.migration.results import MigrationReport, Result
 from denseport.net.config import DenseNetConfig
-from denseport.options import Converting, options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "denseport-migration.jsonl"
@@ -785,16 +784,7 @@ def test_a_wrong_value_is_an_error_before_any_work(source: Path, tmp_path: Path,
 
 
 def test_an_unknown_option_is_an_error_before_any_work(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nonsense is no option"):
-        plain(source, tmp_path / "target", nonsense=1)
+    for option, told in (("nonsense", "nonsense is no option"), ("jobs", "jobs must be a whole number of 1 or more")):
+        with pytest.raises(UsageError, match=told):
+            plain(source, tmp_path / "target", **{option: 0})
     assert not (tmp_path / "target").exists()
-
-
-def test_every_option_of_convert_is_one_of_a_row() -> None:
-    import inspect
-
-    from denseport.parity import verify
-
-    of_convert = inspect.signature(library.convert).parameters.keys() - {"src", "dst", "force", "comparing"}
-    of_verify = inspect.signature(verify).parameters.keys() - {"a", "b", "layout_a", "layout_b", "same_traits"}
-    assert of_convert | of_verify - {"progress", "workers"} == options_of(Converting).keys()

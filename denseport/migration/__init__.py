@@ -18,7 +18,7 @@ from denseport.load import sha256
 from denseport.migration import manifest, places, results, schedulers
 from denseport.migration.jobs import Job
 from denseport.migration.results import UNCHANGED, MigrationReport, Result
-from denseport.options import Converting, files_named, valid
+from denseport.options import Converting, Migrating, among, checked, files_named
 from denseport.requirements import keras_backend, require_parity
 
 __all__ = ["MigrationReport", "Result", "migrate"]
@@ -27,14 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 def migrate(
-    src: str | Path,
-    dst: str | Path,
-    *,
-    jobs: int = 1,
-    scheduler: str | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-    **converting: Unpack[Converting],
+    src: str | Path, dst: str | Path, *, progress: Progress | None = None, **options: Unpack[Migrating]
 ) -> MigrationReport:
     """Converts many files, each on its own: one that fails stops no other.
 
@@ -45,11 +38,8 @@ def migrate(
         src: A folder, whose weight files are converted to `to_format`, or a manifest that ends in .toml or .csv; a path
             or a URL that fsspec knows.
         dst: The folder of targets, a path or a URL; it is made where it is missing.
-        jobs: How many files are converted at a time, each in a process of its own on this machine.
-        scheduler: The address of a Dask scheduler, whose workers do it in place of this machine.
-        force: Whether a target may be replaced that no migration has written, or that was changed since.
         progress: Is called with the number of files that are done, and of all files.
-        converting: What `denseport.convert` takes; a row of a manifest goes before it.
+        options: How: see `denseport.options.Migrating`; what a row of a manifest says goes before them.
 
     Raises:
         UsageError: The manifest, the folder or the options cannot be used, or two files have one target; nothing was
@@ -58,9 +48,11 @@ def migrate(
         FrameworkMissingError: A framework, fsspec or dask.distributed is needed and not installed.
     """
     started = time.perf_counter()
-    if jobs < 1 or (scheduler is not None and jobs > 1):
-        raise UsageError(f"--jobs {jobs}: must be 1 or more, and is for this machine; leave it out with --scheduler")
-    rows = manifest.rows(str(src), str(dst), valid(Converting, converting))
+    chosen = checked(Migrating, options)
+    jobs, scheduler = chosen["jobs"], chosen["scheduler"]
+    if scheduler is not None and jobs > 1:
+        raise UsageError(f"--jobs {jobs} is for this machine; leave it out with --scheduler")
+    rows = manifest.rows(str(src), str(dst), among(Converting, chosen))
     if scheduler is None:
         for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
             require_parity(keras_backend(backend))
@@ -73,7 +65,7 @@ def migrate(
                 target=places.absolute(row.target, str(dst)),
                 options=row.options,
                 options_sha256=_identity(row.options, contents),
-                force=force,
+                force=chosen["force"],
                 known=written.by_target.get(row.target),
             )
             for row in rows
