@@ -10,7 +10,7 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, misfits, quoted
 from denseport.layouts.frameworks import FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
-from denseport.layouts.order import canonical_by_order, in_order
+from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.frameworks import Framework, Groups
-from denseport.layouts.inference import RANKS
-from denseport.net.config import DenseNetConfig
-from denseport.net.graph import Kind, layers
+from denseport.layouts.inference import RANKS, infer_config
+from denseport.net.graph import CLASSIFIER, Kind, layers
 
 # What Keras calls the layers of a DenseNet that were given no names, in its versions 1 to 3.
 CLASSES: Mapping[Kind, tuple[str, ...]] = {
@@ -23,6 +22,8 @@ CLASSES: Mapping[Kind, tuple[str, ...]] = {
     "norm": ("batch_normalization", "batch_normalization_v1", "batchnormalization"),
     "dense": ("dense",),
 }
+# Parts of the names of normalisations that some DenseNets do without.
+OPTIONAL_NORMS = ("stem.norm", ".norm2", "head.norm")
 NUMBERED = re.compile(r"(?:.*/)?(\w+?)(?:_(\d{1,9}))?")
 
 Shape = tuple[int, ...]
@@ -68,63 +69,42 @@ def canonical_by_order(found: Mapping[Kind, Mapping[str, Shape]]) -> dict[str, s
             of their scale. One dense layer at the most is given a name.
 
     Raises:
-        LayoutError: The layers in this order are no DenseNet; the message names the first that breaks the pattern.
+        LayoutError: The layers in this order are no DenseNet.
     """
-    config = _config(list(found["conv"].items()), list(found["norm"].items()))
-    named: dict[str, str | None] = dict.fromkeys(layer for own in found.values() for layer in own)
-    for of in ("conv", "norm"):
-        expected = [layer.name for layer in layers(config) if layer.kind == of]
-        named |= dict(zip(found[of], expected, strict=True))
+    named: dict[str, str | None] = dict.fromkeys(layer for of_kind in found.values() for layer in of_kind)
+    convs = dict(zip(_convolutions([shape[-1] for shape in found["conv"].values()]), found["conv"], strict=True))
+    named |= {layer: name for name, layer in convs.items()}
+    kernels = {f"{name}.weight": found["conv"][layer] for name, layer in convs.items()}
+    config = infer_config(kernels, {"stem_norm": True, "bottleneck_norm": True, "final_norm": True})
+    norms = {layer.name: layer.shapes["weight"][0] for layer in layers(config) if layer.kind == "norm"}
+    widths = [shape[0] for shape in found["norm"].values()]
+    for absent in itertools.chain.from_iterable(itertools.combinations(OPTIONAL_NORMS, n) for n in range(4)):
+        names = [name for name in norms if not any(part in name for part in absent)]
+        if [norms[name] for name in names] == widths:
+            named |= dict(zip(found["norm"], names, strict=True))
+            break
+    else:
+        raise LayoutError(
+            f"its convolutions are those of blocks {'-'.join(map(str, config.block_config))} with growth rate "
+            f"{config.growth_rate}, but its {len(widths)} normalisations are not where a DenseNet has them"
+        )
     if len(found["dense"]) == 1:
-        named |= dict.fromkeys(found["dense"], "head.classifier")
+        named |= dict.fromkeys(found["dense"], CLASSIFIER)
     return named
 
 
-def _config(convs: list[tuple[str, Shape]], norms: list[tuple[str, Shape]]) -> DenseNetConfig:
-    """The configuration that has these convolutions and normalisations in this order."""
-    if len(convs) < 2:
-        raise LayoutError("there are fewer than two convolutions")
-    (_, stem), rest = convs[0], convs[1:]
-    plain = rest[0][1][-1] > 1
-    growth_rate, bottleneck_width = (
-        rest[0 if plain else 1][1][0] if len(rest) > 1 else 0,
-        None if plain else rest[0][1][0],
-    )
-    block_config, transition_widths = [0], list[int]()
-    at = 0
-    while at < len(rest):
-        layer, kernel = rest[at]
-        own = [kernel] if plain else [shape for _, shape in rest[at : at + 2]]
-        if len(own) == (1 if plain else 2) and own[-1][-1] > 1:
-            if own[-1][0] != growth_rate or (not plain and own[0][0] != bottleneck_width):
-                raise LayoutError(f"{quoted(layer)} {kernel} is no dense layer of growth rate {growth_rate}")
-            block_config[-1] += 1
-            at += len(own)
+def _convolutions(sides: list[int]) -> Iterator[str]:
+    """The canonical names of convolutions, by the sides of their kernels in graph order.
+
+    Where the second one has side 1, dense layers have a bottleneck; any other of side 1 is a transition's.
+    """
+    kernels = "".join("1" if side == 1 else "3" for side in sides[1:])
+    yield from ("stem.conv" for _ in sides[:1])
+    b, l = 1, 0  # noqa: E741 - the paper's letter for a layer
+    for convs in re.findall("13|1|3" if kernels.startswith("1") else "1|3", kernels):
+        if convs == "1":
+            yield f"transition{b}.conv"
+            b, l = b + 1, 0  # noqa: E741
         else:
-            transition_widths.append(kernel[0])
-            block_config.append(0)
-            at += 1
-    if not all(block_config):
-        raise LayoutError("the convolutions in their order form no dense blocks")
-    widths = [shape[0] for _, shape in norms]
-    for stem_norm, bottleneck_norm, final_norm in itertools.product((True, False), repeat=3):
-        config = DenseNetConfig(
-            growth_rate=growth_rate,
-            block_config=tuple(block_config),
-            stem_widths=(stem[0],),
-            bottleneck_width=bottleneck_width,
-            transition_widths=tuple(transition_widths),
-            in_channels=stem[1],
-            num_classes=None,
-            dimensions=len(stem) - 2,
-            stem_kernel=stem[-1],
-            stem_norm=stem_norm,
-            bottleneck_norm=bottleneck_norm,
-            final_norm=final_norm,
-        )
-        if [layer.shapes["weight"][0] for layer in layers(config) if layer.kind == "norm"] == widths:
-            return config
-    raise LayoutError(
-        f"its convolutions are those of blocks {'-'.join(map(str, block_config))} with growth rate {growth_rate}, but "
-        f"its {len(widths)} normalisations do not stand where a DenseNet has them"
-    )
+            l += 1  # noqa: E741
+            yield from (f"block{b}.layer{l}.conv{n}" for n in range(1, len(convs) + 1))
