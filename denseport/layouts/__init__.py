@@ -8,8 +8,7 @@ from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.spec import Layout
 from denseport.layouts.translate import from_canonical, to_canonical, translate
-from denseport.net.suspicion import Suspicion, suspicious
-from denseport.net.weights import Weights
+from denseport.net.weights import Suspicion, Weights, suspicious
 
 __all__ = [
     "Detection",
