@@ -14,7 +14,7 @@ import pytest
 import denseport
 from denseport.errors import UsageError
 from denseport.layouts import find_layout
-from denseport.net import configurations
+from denseport.models import architectures
 from denseport.net.config import VARIANTS, DenseNetConfig, Traits
 from denseport.net.graph import layers, parameters
 
@@ -143,7 +143,7 @@ def test_keras_cv_and_denseport_load_each_others_weights_by_name(
     assert ours["pyramid"] == theirs["pyramid"]
     assert ours["momentum"] == [theirs["momentum"]]
     assert theirs["presets"] == [f"densenet{n}{trained}" for n in (121, 169, 201) for trained in ("", "_imagenet")]
-    assert configurations.keras_cv([2]).traits.epsilon == theirs["epsilon"]
+    assert architectures.keras_cv([2]).traits.epsilon == theirs["epsilon"]
     assert relative(folder / "backbone.npy", folder / "backbone.cv.npy") < FLOAT32
     script("constructors_keras_from_cv", folder, json.dumps(theirs["config"]))
     assert relative(folder / "cv.npy", folder / "cv.own.npy") < FLOAT32
@@ -238,7 +238,7 @@ TABLE_2 = {
 
 @pytest.mark.parametrize(("arguments", "millions"), TABLE_2.values(), ids=TABLE_2)
 def test_parameters_are_those_of_the_papers_table_2(arguments: dict[str, Any], millions: float) -> None:
-    assert round(parameters(configurations.titu1994(**arguments)) / 1e6, 1) == millions
+    assert round(parameters(architectures.titu1994(**arguments)) / 1e6, 1) == millions
 
 
 def sizes(config: DenseNetConfig) -> list[int]:
@@ -247,8 +247,8 @@ def sizes(config: DenseNetConfig) -> list[int]:
 
 
 def test_built_nets_have_the_parameters_that_their_configurations_have(tmp_path: Path, script: Script) -> None:
-    expected = {name: sizes(configurations.titu1994(**TABLE_2[name][0])) for name in ("DenseNet-40-12",)}
-    expected |= {"DenseNet-BC-100-12": sizes(configurations.titu1994(**TABLE_2["DenseNet-BC-100-12"][0]))}
+    expected = {name: sizes(architectures.titu1994(**TABLE_2[name][0])) for name in ("DenseNet-40-12",)}
+    expected |= {"DenseNet-BC-100-12": sizes(architectures.titu1994(**TABLE_2["DenseNet-BC-100-12"][0]))}
     for n in (121, 169, 201):
         expected[f"DenseNet{n}Backbone"] = sizes(VARIANTS[f"densenet{n}"].without_head())
     for n in (121, 161, 169, 201, 264):
@@ -257,7 +257,7 @@ def test_built_nets_have_the_parameters_that_their_configurations_have(tmp_path:
 
 
 def test_the_tutorials_summary_shows_its_parameters(tmp_path: Path, script: Script) -> None:
-    config = configurations.tutorial()
+    config = architectures.tutorial()
     assert script("constructors_keras", "count", tmp_path, "tutorial", KERAS_BACKEND="torch") == {
         "tutorial": sizes(config)
     }
@@ -266,22 +266,22 @@ def test_the_tutorials_summary_shows_its_parameters(tmp_path: Path, script: Scri
 
 
 def test_configurations_have_the_traits_of_their_code_bases() -> None:
-    assert configurations.keras_cv([6, 12, 24, 16]) == VARIANTS["densenet121"].replace(
+    assert architectures.keras_cv([6, 12, 24, 16]) == VARIANTS["densenet121"].replace(
         num_classes=None, padding="same", epsilon=1.001e-5, head_activation="softmax"
     )
-    assert configurations.titu1994().traits == Traits(
+    assert architectures.titu1994().traits == Traits(
         epsilon=1.1e-5, padding="same", stem_stride=1, stem_pool="none", head_activation="softmax"
     )
-    large = configurations.titu1994(
+    large = architectures.titu1994(
         121, 4, 32, 64, [6, 12, 24, 16], bottleneck=True, reduction=0.5, subsample_initial_block=True, classes=1000
     )
     assert large == VARIANTS["densenet121"].replace(epsilon=1.1e-5, padding="same", head_activation="softmax")
 
 
 def test_depth_gives_layers_as_upstream_counts_them() -> None:
-    assert configurations.titu1994(22, nb_dense_block=2).block_config == (6, 6)
-    assert configurations.titu1994(25, bottleneck=True).block_config == (3, 3, 3)
-    assert configurations.titu1994(nb_layers_per_block=5, bottleneck=True).block_config == (5, 5, 5)
-    assert configurations.titu1994(growth_rate=7).stem_widths == (14,)
+    assert architectures.titu1994(22, nb_dense_block=2).block_config == (6, 6)
+    assert architectures.titu1994(25, bottleneck=True).block_config == (3, 3, 3)
+    assert architectures.titu1994(nb_layers_per_block=5, bottleneck=True).block_config == (5, 5, 5)
+    assert architectures.titu1994(growth_rate=7).stem_widths == (14,)
     with pytest.raises(UsageError, match="depth must be 3 n"):
-        configurations.titu1994(4)
+        architectures.titu1994(4)

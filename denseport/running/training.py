@@ -2,7 +2,7 @@
 
 Plain SGD on one batch in float64, normalisations in training mode. Momentum is 0.1 in PyTorch's words and 0.9 in
 Keras'. PyTorch keeps the unbiased variance of a batch, Keras the biased one: the Keras twin's normalisation corrects
-its own (`denseport.models.normalization`), so that the twins agree, while a library's own model shows what it does.
+its own (`denseport.models.keras.layers`), so that the twins agree, while a library's own model shows what it does.
 """
 
 from __future__ import annotations

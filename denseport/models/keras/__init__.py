@@ -8,17 +8,17 @@ from denseport.models.keras.backbone import (
     DenseNet201Backbone,
     DenseNetBackbone,
 )
-from denseport.models.keras.titu1994 import (
+from denseport.models.keras.layers import BatchNormalization
+from denseport.models.keras.stock import (
     DenseNet,
     DenseNetImageNet121,
     DenseNetImageNet161,
     DenseNetImageNet169,
     DenseNetImageNet201,
     DenseNetImageNet264,
+    tutorial_densenet,
 )
-from denseport.models.keras.tutorial import tutorial_densenet
 from denseport.models.keras.twin import densenet, load, norm
-from denseport.models.normalization import BatchNormalization
 
 __all__ = [
     "BatchNormalization",

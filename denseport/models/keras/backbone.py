@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import keras
 from keras import layers
 
+from denseport import formats, layouts, presets
 from denseport.errors import UsageError, quoted
-from denseport.layouts import find_layout
+from denseport.layouts.frameworks import KERAS
 from denseport.layouts.template import Template, canonical_template
-from denseport.models.keras.presets import fill_from_preset
-from denseport.models.keras.style import Style
-from denseport.models.keras.twin import computing_in, features, last_norm
-from denseport.net import configurations
+from denseport.models import architectures
+from denseport.models.keras.twin import Style, computing_in, features, fill, last_norm
+from denseport.net import graph
 from denseport.net.config import VARIANTS, DenseNetConfig
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -93,7 +93,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or keras.config.dtype_policy())
         with computing_in(policy):
             images = keras.Input(input_shape) if input_tensor is None else input_tensor
-            config = configurations.keras_cv(stackwise_num_repeats, compression_ratio, growth_rate, images.shape[-1])
+            config = architectures.keras_cv(stackwise_num_repeats, compression_ratio, growth_rate, images.shape[-1])
             style = Style(spelled=spelling(config), normalization=layers.BatchNormalization, momentum=0.99)
             x = layers.Rescaling(1 / 255.0)(images) if include_rescaling else images
             x = last_norm(config, features(config, x, style), "head", style)
@@ -117,8 +117,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
             UsageError: There is no such preset, or it has no weights.
             DenseportError: The weights cannot be had, or do not fit other arguments.
         """
-        if preset not in cls.presets:
-            raise UsageError(f"{quoted(preset)} is no preset of {cls.__name__}; there are {', '.join(cls.presets)}")
+        _require_preset(preset, cls.presets, cls.__name__)
         published = preset in DenseNetBackbone.presets_with_weights
         if load_weights and not published:
             raise UsageError(f"{preset} has no weights; take {preset}_imagenet, or leave load_weights out")
@@ -131,7 +130,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
     @property
     def architecture(self) -> DenseNetConfig:
         """The configuration, with keras_cv's traits; whether images are rescaled first is no part of it."""
-        return configurations.keras_cv(
+        return architectures.keras_cv(
             self.stackwise_num_repeats, self.compression_ratio, self.growth_rate, self.input_shape[-1]
         )
 
@@ -169,7 +168,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
 
 def spelling(config: DenseNetConfig) -> Callable[[str], str]:
     """What keras_cv calls a layer, from its canonical name."""
-    with_weights = find_layout("keras-cv").spelling(config)
+    with_weights = layouts.find_layout("keras-cv").spelling(config)
 
     def spelled(canonical: str) -> str:
         template, indices = canonical_template(canonical)
@@ -180,50 +179,63 @@ def spelling(config: DenseNetConfig) -> Callable[[str], str]:
     return spelled
 
 
-class _Named(DenseNetBackbone):
-    """A backbone of the paper's table 1; what it builds is a `DenseNetBackbone`."""
+class NamedBackbone:
+    """What builds a `DenseNetBackbone` of one depth, as keras_cv's classes of these names do.
 
-    _depth: ClassVar[int]
+    Attributes:
+        presets, presets_with_weights, presets_without_weights: Those of this depth, as for `DenseNetBackbone`.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.presets = _presets((False, True), (cls._depth,))
-        cls.presets_with_weights = _presets((True,), (cls._depth,))
-        cls.presets_without_weights = _presets((False,), (cls._depth,))
+    Source: keras_cv/src/models/backbones/densenet/densenet_aliases.py.
+    """
 
-    def __new__(
-        cls,
+    def __init__(self, depth: int) -> None:
+        self.__name__ = f"DenseNet{depth}Backbone"
+        self.__doc__ = f"`DenseNetBackbone` of {depth} layers."
+        self.presets = _presets((False, True), (depth,))
+        self.presets_with_weights = _presets((True,), (depth,))
+        self.presets_without_weights = _presets((False,), (depth,))
+
+    def __call__(
+        self,
         include_rescaling: bool = True,
         input_shape: tuple[int | None, ...] = (None, None, 3),
         input_tensor: Any = None,
         **kwargs: Any,
     ) -> DenseNetBackbone:
-        """A `DenseNetBackbone` with the blocks of this depth; arguments are that one's.
+        """The backbone; arguments as for `DenseNetBackbone`."""
+        (untrained,) = self.presets_without_weights
+        given = {"include_rescaling": include_rescaling, "input_shape": input_shape, "input_tensor": input_tensor}
+        return self.from_preset(untrained, **given, **kwargs)
 
-        Source: keras_cv/src/models/backbones/densenet/densenet_aliases.py.
-        """
-        return cls.from_preset(
-            f"densenet{cls._depth}",
-            include_rescaling=include_rescaling,
-            input_shape=input_shape,
-            input_tensor=input_tensor,
-            **kwargs,
-        )
+    def from_preset(self, preset: str, load_weights: bool | None = None, **kwargs: Any) -> DenseNetBackbone:
+        """As `DenseNetBackbone.from_preset`, for a preset of this depth."""
+        _require_preset(preset, self.presets, self.__name__)
+        return DenseNetBackbone.from_preset(preset, load_weights, **kwargs)
 
 
-class DenseNet121Backbone(_Named):
-    """`DenseNetBackbone` of 121 layers."""
-
-    _depth = 121
+DenseNet121Backbone, DenseNet169Backbone, DenseNet201Backbone = (NamedBackbone(depth) for depth in DEPTHS)
 
 
-class DenseNet169Backbone(_Named):
-    """`DenseNetBackbone` of 169 layers."""
+def _require_preset(preset: str, known: Presets, owner: str) -> None:
+    if preset not in known:
+        raise UsageError(f"{quoted(preset)} is no preset of {owner}; there are {', '.join(known)}")
 
-    _depth = 169
 
+def fill_from_preset(model: keras.Model, config: DenseNetConfig, preset: str) -> None:
+    """Gives a net the weights of a preset, which are downloaded where they are not in the cache.
 
-class DenseNet201Backbone(_Named):
-    """`DenseNetBackbone` of 201 layers."""
+    Args:
+        model: A net of the configuration, in any style; layers that stand before it are left alone.
+        config: Its architecture.
+        preset: The preset's full name, `keras-cv/densenet121_imagenet`.
 
-    _depth = 201
+    Raises:
+        DenseportError: The preset cannot be had, or its weights are those of another architecture.
+    """
+    with formats.read(presets.pull(preset)) as checkpoint:
+        weights = layouts.to_canonical(checkpoint, layouts.detect(checkpoint, presets.find(preset).layout))
+        tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
+        # In any style the layers stand in graph order, behind those that lead to the net's input.
+        names = [layer.name for layer in graph.layers(config)]
+        own = [layer for layer in model.layers if layer.weights][-len(names) :]
+        fill(dict(zip(names, own, strict=True)), {name: tensor.read() for name, tensor in tensors.items()})

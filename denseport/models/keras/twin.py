@@ -8,8 +8,9 @@ other code bases call such layers, and how they train them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,14 +19,52 @@ from keras import layers, ops
 
 from denseport.errors import UsageError
 from denseport.models import require_fit
-from denseport.models.keras.style import TWIN, Style
-from denseport.models.pooling3d import AveragePooling3D, MaxPooling3D
+from denseport.models.keras.layers import AveragePooling3D, BatchNormalization, MaxPooling3D
 from denseport.net.config import DenseNetConfig
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 MAX_POOL = (layers.MaxPooling1D, layers.MaxPooling2D, MaxPooling3D)
 AVERAGE_POOL = (layers.AveragePooling1D, layers.AveragePooling2D, AveragePooling3D)
 GLOBAL_AVERAGE_POOL = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
+
+
+def canonical(name: str) -> str:
+    """The name that a layer has already."""
+    return name
+
+
+def numbered(_name: str) -> None:
+    """No name, so that Keras numbers the layer: `conv2d_17`."""
+
+
+def unpenalised(_name: str) -> None:
+    """No penalty."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a code base's layers are called and how they are trained; none of it changes what a trained net computes.
+
+    Attributes:
+        spelled: From a layer's canonical name to its own, or to None where Keras is to number it.
+        normalization: The class of normalisations.
+        momentum: Of their running statistics; Keras' 0.9 is PyTorch's 0.1.
+        kernel_initializer: Of convolutions.
+        penalty: From a convolution's canonical name to what its kernel adds to the loss, a Keras regulariser or None.
+        dropout_rate: Share of each dense layer's new features that is dropped in training.
+        head_activation: What follows the logits.
+    """
+
+    spelled: Callable[[str], str | None] = canonical
+    normalization: Any = BatchNormalization
+    momentum: float = 0.9
+    kernel_initializer: str = "glorot_uniform"
+    penalty: Callable[[str], Any] = unpenalised
+    dropout_rate: float = 0.0
+    head_activation: str = "linear"
+
+
+TWIN = Style()
 
 
 def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:

@@ -1,26 +1,29 @@
-"""titu1994's DenseNets: nets of stock layers that Keras numbers, which open where denseport is not installed.
+"""DenseNets of stock layers that Keras numbers, which open where denseport is not installed: titu1994's, a tutorial's.
 
-Source: titu1994/DenseNet densenet.py at 60b1858.
+Source: titu1994/DenseNet densenet.py at 60b1858; layout `tutorial`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
 from keras import layers
 
+from denseport import presets
 from denseport.errors import UsageError, quoted
-from denseport.models.keras.presets import fill_from_preset
-from denseport.models.keras.style import Style, numbered
-from denseport.models.keras.twin import features, head
-from denseport.net import configurations
+from denseport.models import architectures
+from denseport.models.keras.backbone import fill_from_preset
+from denseport.models.keras.twin import Style, features, head, numbered
 from denseport.net.config import VARIANTS, DenseNetConfig
+from denseport.net.graph import taps
 
 Shape = tuple[int | None, ...]
 CHANNELS = (1, 3)
 SMALLEST_SIDE = 8
+STOCK = Style(spelled=numbered, normalization=layers.BatchNormalization, momentum=0.99)
 
 
 def DenseNet(  # noqa: N802 - upstream's name
@@ -50,7 +53,7 @@ def DenseNet(  # noqa: N802 - upstream's name
             the last is neither, and where neither is and Keras' `image_data_format` says so. By default (32, 32, 3), or
             without a top (None, None, 3).
         depth, nb_dense_block, growth_rate, nb_filter, nb_layers_per_block, bottleneck, reduction,
-            subsample_initial_block: As for `denseport.net.configurations.titu1994`.
+            subsample_initial_block: As for `denseport.models.architectures.titu1994`.
         dropout_rate: Share of each dense layer's new features that is dropped in training.
         weight_decay: Factor of the L2 penalty on the stem's, the bottlenecks' and the transitions' kernels; upstream
             has none on others.
@@ -70,7 +73,7 @@ def DenseNet(  # noqa: N802 - upstream's name
         raise UsageError("input_tensor must be a Keras tensor, such as keras.Input gives")
     images = keras.Input(_shape(input_shape, include_top)) if input_tensor is None else input_tensor
     x = layers.Permute((2, 3, 1))(images) if _channels_first(images.shape[1:]) else images
-    config = configurations.titu1994(
+    config = architectures.titu1994(
         depth,
         nb_dense_block,
         growth_rate,
@@ -83,10 +86,8 @@ def DenseNet(  # noqa: N802 - upstream's name
         x.shape[-1],
     )
     preset = _preset(config, weights)
-    style = Style(
-        spelled=numbered,
-        normalization=layers.BatchNormalization,
-        momentum=0.99,
+    style = replace(
+        STOCK,
         kernel_initializer="he_normal",
         penalty=_penalty(config, weight_decay),
         dropout_rate=dropout_rate,
@@ -99,96 +100,64 @@ def DenseNet(  # noqa: N802 - upstream's name
     return model
 
 
-def DenseNetImageNet121(  # noqa: N802
-    input_shape: Shape | None = None,
-    bottleneck: bool = True,
-    reduction: float = 0.5,
-    dropout_rate: float = 0.0,
-    weight_decay: float = 1e-4,
-    include_top: bool = True,
-    weights: Literal["imagenet"] | None = "imagenet",
-    input_tensor: Any = None,
-    classes: int = 1000,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
+def _for_imagenet(depth: int, published: Literal["imagenet"] | None) -> Callable[..., keras.Model]:
+    """The function that builds a net of the paper's table 1; `published` is the weights that it takes by default."""
+    known = VARIANTS[f"densenet{depth}"]
+
+    def build(
+        input_shape: Shape | None = None,
+        bottleneck: bool = True,
+        reduction: float = 0.5,
+        dropout_rate: float = 0.0,
+        weight_decay: float = 1e-4,
+        include_top: bool = True,
+        weights: Literal["imagenet"] | None = published,
+        input_tensor: Any = None,
+        classes: int = 1000,
+        activation: Literal["softmax", "sigmoid"] = "softmax",
+    ) -> keras.Model:
+        return DenseNet(
+            input_shape,
+            nb_dense_block=known.blocks,
+            growth_rate=known.growth_rate,
+            nb_filter=known.stem_widths[0],
+            nb_layers_per_block=known.block_config,
+            bottleneck=bottleneck,
+            reduction=reduction,
+            dropout_rate=dropout_rate,
+            weight_decay=weight_decay,
+            subsample_initial_block=True,
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            classes=classes,
+            activation=activation,
+        )
+
+    told = "by default with published weights" if published else "of which titu1994 published no weights"
+    build.__name__ = build.__qualname__ = f"DenseNetImageNet{depth}"
+    build.__doc__ = f"DenseNet-{depth} with the stem for large images, {told}; arguments as for `DenseNet`."
+    return build
+
+
+DenseNetImageNet121 = _for_imagenet(121, "imagenet")
+DenseNetImageNet161 = _for_imagenet(161, "imagenet")
+DenseNetImageNet169 = _for_imagenet(169, "imagenet")
+DenseNetImageNet201 = _for_imagenet(201, None)
+DenseNetImageNet264 = _for_imagenet(264, None)
+
+
+def tutorial_densenet(
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3), num_classes: int | None = 10
 ) -> keras.Model:
-    """DenseNet-121 with the stem for large images, by default with published weights; arguments as for `DenseNet`."""
-    return _for_imagenet(**locals(), variant="densenet121")
+    """The tutorial's net: (N, H, W, C) images to (N, num_classes) probabilities, or to (N, features) without classes.
 
-
-def DenseNetImageNet161(  # noqa: N802
-    input_shape: Shape | None = None,
-    bottleneck: bool = True,
-    reduction: float = 0.5,
-    dropout_rate: float = 0.0,
-    weight_decay: float = 1e-4,
-    include_top: bool = True,
-    weights: Literal["imagenet"] | None = "imagenet",
-    input_tensor: Any = None,
-    classes: int = 1000,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
-) -> keras.Model:
-    """DenseNet-161 with the stem for large images, by default with published weights; arguments as for `DenseNet`."""
-    return _for_imagenet(**locals(), variant="densenet161")
-
-
-def DenseNetImageNet169(  # noqa: N802
-    input_shape: Shape | None = None,
-    bottleneck: bool = True,
-    reduction: float = 0.5,
-    dropout_rate: float = 0.0,
-    weight_decay: float = 1e-4,
-    include_top: bool = True,
-    weights: Literal["imagenet"] | None = "imagenet",
-    input_tensor: Any = None,
-    classes: int = 1000,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
-) -> keras.Model:
-    """DenseNet-169 with the stem for large images, by default with published weights; arguments as for `DenseNet`."""
-    return _for_imagenet(**locals(), variant="densenet169")
-
-
-def DenseNetImageNet201(  # noqa: N802
-    input_shape: Shape | None = None,
-    bottleneck: bool = True,
-    reduction: float = 0.5,
-    dropout_rate: float = 0.0,
-    weight_decay: float = 1e-4,
-    include_top: bool = True,
-    weights: Literal["imagenet"] | None = None,
-    input_tensor: Any = None,
-    classes: int = 1000,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
-) -> keras.Model:
-    """DenseNet-201 with the stem for large images; titu1994 published no weights. Arguments as for `DenseNet`."""
-    return _for_imagenet(**locals(), variant="densenet201")
-
-
-def DenseNetImageNet264(  # noqa: N802
-    input_shape: Shape | None = None,
-    bottleneck: bool = True,
-    reduction: float = 0.5,
-    dropout_rate: float = 0.0,
-    weight_decay: float = 1e-4,
-    include_top: bool = True,
-    weights: Literal["imagenet"] | None = None,
-    input_tensor: Any = None,
-    classes: int = 1000,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
-) -> keras.Model:
-    """DenseNet-264 with the stem for large images; titu1994 published no weights. Arguments as for `DenseNet`."""
-    return _for_imagenet(**locals(), variant="densenet264")
-
-
-def _for_imagenet(variant: str, **arguments: Any) -> keras.Model:
-    known = VARIANTS[variant]
-    return DenseNet(
-        nb_dense_block=known.blocks,
-        growth_rate=known.growth_rate,
-        nb_filter=known.stem_widths[0],
-        nb_layers_per_block=known.block_config,
-        subsample_initial_block=True,
-        **arguments,
-    )
+    It is a stock Keras model, of which `summary()` shows every layer.
+    """
+    config = architectures.tutorial(num_classes, input_shape[-1])
+    style = replace(STOCK, head_activation="softmax")
+    images = keras.Input(input_shape)
+    return keras.Model(images, head(config, features(config, images, style), "head", style), name="densenet")
 
 
 def _shape(shape: Shape | None, include_top: bool) -> Shape:
@@ -214,8 +183,7 @@ def _channels_first(shape: Shape) -> bool:
 
 def _penalty(config: DenseNetConfig, weight_decay: float) -> Callable[[str], Any]:
     """The L2 penalty on every convolution but those that make a dense layer's new features."""
-    last = "conv1" if config.bottleneck_width is None else "conv2"
-    free = {f"block{b}.layer{n}.{last}" for b, count in enumerate(config.block_config, 1) for n in range(1, count + 1)}
+    free = {layer for tap, layer in taps(config).items() if tap.startswith("block")}
     return lambda name: None if name in free else keras.regularizers.L2(weight_decay)
 
 
@@ -223,8 +191,6 @@ def _preset(config: DenseNetConfig, weights: str | None) -> str:
     """The name of the preset with these weights, or "" where none are asked for."""
     if weights is None:
         return ""
-    from denseport import presets
-
     name = f"titu1994/{config.variant}{'' if config.num_classes else '-no-top'}"
     if weights != "imagenet":
         raise UsageError(f"weights must be imagenet or None, not {quoted(weights)}")
