@@ -15,7 +15,7 @@ import struct
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count, takewhile, zip_longest
 from pathlib import Path
@@ -90,6 +90,7 @@ def confirm(
     format: str,  # noqa: A002 - the option's name
     nesting: Strings = NOTHING,
     shown: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Reads what was written back and compares it with what was to be written, bit by bit, while it is synced.
 
@@ -99,6 +100,7 @@ def confirm(
         format: Its format, or the library that a folder is for, `timm` or `keras-hub`.
         nesting: The inner model of each Keras layer that belongs to one.
         shown: What errors call the file.
+        checkpoint: The file as this project reads it, where it is open already; a pth file is compared with that.
 
     Raises:
         OSError: The disk has not taken what was written.
@@ -107,7 +109,7 @@ def confirm(
     shown, wrong, missing = shown or path, [], dict(tensors)
     with in_background(_sync, path) as synced:
         try:
-            for name, found in _found(path, format, tensors, dict(metadata), nesting):
+            for name, found in _found(path, format, tensors, dict(metadata), nesting, checkpoint):
                 wanted = missing.pop(name, None)
                 if wanted is None or found is None or not wanted.same_bits(found):
                     wrong.append(name)
@@ -115,10 +117,11 @@ def confirm(
             raise
         except Exception as error:  # those of h5py and safetensors have no class in common
             why = f"cannot be read back ({quoted(error, 200)})"
-            raise VerificationError(f"{shown}: {why}; is the disk sound?") from None
+            raise VerificationError(f"{shown}: {why}; check the disk, and convert again") from None
         synced.result()
     if wrong := [*missing, *wrong]:
-        raise VerificationError(f"{shown}: reading it back gave something else for {listed(wrong)}; is the disk sound?")
+        why = f"what was read back differs in {listed(wrong)}"
+        raise VerificationError(f"{shown}: {why}; check the disk, and convert again")
 
 
 def _sync(path: Path) -> None:
@@ -133,12 +136,13 @@ def _found(
     tensors: Mapping[str, Tensor],
     metadata: Strings,
     nesting: Strings,
+    checkpoint: Checkpoint | None,
 ) -> Iterator[Finding]:
     """What others find in a file or folder that was written, each tensor under the name that it has for them."""
     if format == "pth":
-        with formats.read(path) as checkpoint:
-            yield from checkpoint.tensors.items()
-            yield from _unless_same(checkpoint.metadata, metadata)
+        with nullcontext(checkpoint) if checkpoint else formats.read(path) as read_again:
+            yield from read_again.tensors.items()
+            yield from _unless_same(read_again.metadata, metadata)
     elif format in ("safetensors", "timm"):
         yield from _by_safetensors(path if format == "safetensors" else path / "model.safetensors", metadata)
     elif format == "keras-hub":

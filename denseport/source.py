@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from denseport import formats, layouts
 from denseport.background import in_background
+from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError, listed
 from denseport.options import Head
 from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """An open file with a DenseNet's weights; a context manager that closes it.
+    """A file with a DenseNet's weights: a context manager that opens and closes it.
 
     Attributes:
         path: Where it lies.
@@ -35,6 +37,8 @@ class Source:
         UsageError: There is no such file.
         FormatError: It is broken, hostile, of no known format, or not of `format`.
     """
+
+    checkpoint: Checkpoint
 
     def __init__(
         self,
@@ -51,11 +55,10 @@ class Source:
         self.preset = preset
         self.head = head
         self._layout = layout or (preset.layout if preset else None)
+        self._format = format
         self._identity = _identity(path)
-        self.checkpoint = formats.read(path, format, shown)
         self._closing = ExitStack()
-        self._closing.callback(self.checkpoint.close)
-        self._hash: Callable[[], str] = partial(sha256, path, self.shown)
+        self._hash: Future[str] | None = None
 
     @classmethod
     def named(
@@ -76,6 +79,7 @@ class Source:
         return cls(path, layout, format=format, head=head, preset=preset)
 
     def __enter__(self) -> Self:
+        self.checkpoint = self._closing.enter_context(formats.read(self.path, self._format, self.shown))
         return self
 
     def __exit__(
@@ -127,17 +131,17 @@ class Source:
         return own or find_preprocessing(self.detection.layout.preprocessing)
 
     def hash_in_background(self) -> None:
-        """Starts to hash the file, which `sha256` then waits for.
+        """Starts to hash the file, which is done once.
 
         Raises:
             UsageError: The system starts no more threads.
         """
-        self._hash = self._closing.enter_context(in_background(self._hash)).result
+        self._hash = self._hash or self._closing.enter_context(in_background(sha256, self.path, self.shown))
 
     @cached_property
     def sha256(self) -> str:
         """The hash of its content, as `denseport.source.sha256` has it."""
-        return self._hash()
+        return self._hash.result() if self._hash else sha256(self.path, self.shown)
 
     def check_unchanged(self) -> None:
         """Raises FormatError where the file has been replaced or written to since it was opened."""

@@ -111,6 +111,41 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+NO_THREADS = """
+import sys, threading
+
+def refuse(_):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = refuse
+from denseport.cli import main
+sys.argv = ["denseport", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (("convert", "--no-verify", "{fixtures}/digits-torch.pth", "{tmp}/x.h5"), 2),
+        (("convert", "{fixtures}/digits-torch.pth", "{tmp}/x.keras"), 2),
+        (("inspect", "{fixtures}/digits-torch.pth"), 0),  # needs none
+        (("diff", "{fixtures}/digits-torch.pth", "{fixtures}/digits-torch.pth"), 0),
+    ],
+)
+def test_a_system_that_refuses_threads_is_told_in_one_line(
+    fixtures: Path, tmp_path: Path, arguments: tuple[str, ...], exit_code: int
+) -> None:
+    command = [argument.format(fixtures=fixtures, tmp=tmp_path) for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", NO_THREADS, *command], capture_output=True, text=True)
+    assert done.returncode == exit_code, done.stderr
+    if exit_code:
+        assert one_line(done.stderr), done.stderr
+        assert "can't start new thread" in done.stderr
+        assert "ulimit -u" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 HEAVY = ("torch", "keras", "tensorflow", "jax", "rich", "h5py", "safetensors", "numpy")
 
 

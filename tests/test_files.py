@@ -145,7 +145,7 @@ def test_what_is_as_it_should_be_is_confirmed(container: str, convert: Callable[
 def test_two_tensors_in_each_others_place_are_found(
     container: str, convert: Callable[[str, Change], None], tmp_path: Path
 ) -> None:
-    with pytest.raises(VerificationError, match=rf"^{tmp_path}/x[.\w]*: reading it back gave something else for "):
+    with pytest.raises(VerificationError, match=rf"^{tmp_path}/x[.\w]*: what was read back differs in "):
         convert(container, swap_two_tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
 
@@ -153,7 +153,7 @@ def test_two_tensors_in_each_others_place_are_found(
 @pytest.mark.parametrize("change", [flip_the_last_bit, transpose_a_kernel, change_a_dtype])
 @pytest.mark.parametrize("container", HDF5)
 def test_values_that_differ_are_found(container: str, change: Change, convert: Callable[[str, Change], None]) -> None:
-    with pytest.raises(VerificationError, match=r"something else for [a-z0-9_./]+;"):
+    with pytest.raises(VerificationError, match=r"differs in [a-z0-9_./]+;"):
         convert(container, change)
 
 
@@ -277,9 +277,9 @@ def half_of_it(path: Path) -> None:
 @pytest.mark.parametrize(
     ("container", "change", "named"),
     [
-        ("safetensors", safetensors_with_more, "something else for more;"),
-        ("safetensors", safetensors_without_metadata, "something else for the metadata;"),
-        ("timm", safetensors_without_metadata, "something else for the metadata;"),
+        ("safetensors", safetensors_with_more, "differs in more;"),
+        ("safetensors", safetensors_without_metadata, "differs in the metadata;"),
+        ("timm", safetensors_without_metadata, "differs in the metadata;"),
         *((container, half_of_it, "cannot be read back") for container in CONTAINERS if container != "pth"),
     ],
 )
