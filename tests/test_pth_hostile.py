@@ -201,9 +201,9 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "only a stop": (b".", "left over"),
     "values left over": (b"NN.", "left over"),
     "a mark left over": (b"N(N.", "left over"),
-    "an empty stack": (b"\x80\x02\x85.", "no values|takes values"),
-    "an append to nothing": (b"Na.", "takes values"),
-    "a mark that is missing": (b"\x80\x02t.", "takes values"),
+    "an empty stack": (b"\x80\x02\x85.", "stack is empty"),
+    "an append to nothing": (b"Na.", "stack is empty"),
+    "a mark that is missing": (b"\x80\x02t.", "stack is empty"),
     "protocol 6": (b"\x80\x06}.", "protocol: 6"),
     "a short integer": (b"J\x00\x00", "too early"),
     "a short float": (b"G\x00\x00", "too early"),
@@ -284,8 +284,8 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "bytes of a number in latin1": (b"c_codecs\nencode\n" + raw((1, "latin1")) + b"R.", "latin1"),
     "bytes that are not latin1": (b"c_codecs\nencode\n" + raw(("\u20ac", "latin1")) + b"R.", "not latin1"),
     "a size of a text": (b"ctorch\nSize\n" + raw(("ab",)) + b"R.", "takes a tuple"),
-    "a device of a list": (b"ctorch\ndevice\n" + raw(([],)) + b"R.", "text and an index"),
-    "a device with an index of lists": (b"ctorch\ndevice\n" + raw(("cuda", [[]])) + b"R.", "text and an index"),
+    "a device of a list": (b"ctorch\ndevice\n" + raw(([],)) + b"R.", "string and an index"),
+    "a device with an index of lists": (b"ctorch\ndevice\n" + raw(("cuda", [[]])) + b"R.", "string and an index"),
 }
 
 
@@ -302,12 +302,12 @@ def test_malformed_pickles_are_refused(tmp_path: Path, kind: str) -> None:
 def test_the_number_of_instructions_is_bounded_and_so_are_time_and_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, many = tmp_path / "x.pth", pickles.MAX_INSTRUCTIONS
+    path, many = tmp_path / "x.pth", pickles.MAX_OPCODES
     start = time.process_time()
-    refused(saved(path, b"N0" * (many // 2) + b"N.", zipfile.ZIP_DEFLATED), "more than 1000000 instructions")
+    refused(saved(path, b"N0" * (many // 2) + b"N.", zipfile.ZIP_DEFLATED), "more than 1000000 opcodes")
     assert time.process_time() - start < 5
     many = 50_000  # the rest at a twentieth of the size
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", many)
+    monkeypatch.setattr(pickles, "MAX_OPCODES", many)
     for kind, data in {
         "empty sets": b"\x8f" * many,
         "empty dicts": b"}" * many,
@@ -316,7 +316,7 @@ def test_the_number_of_instructions_is_bounded_and_so_are_time_and_memory(
     }.items():
         tracemalloc.start()
         try:
-            refused(saved(path, data), "more than 50000 instructions")
+            refused(saved(path, data), "more than 50000 opcodes")
             assert tracemalloc.get_traced_memory()[1] < 15 << 20, kind
         finally:
             tracemalloc.stop()
@@ -462,11 +462,11 @@ ROOTS: dict[str, tuple[bytes, str]] = {
     ),
     "two nets, wrapped": (
         state(*[b"}" + raw("state_dict") + b"}" + raw("a") + tensor() + b"ss"] * 2),
-        r"several dicts of tensors \(w0, w1\)",
+        r"several state dicts \(w0, w1\)",
     ),
     "two nets": (state(b"}" + raw("a") + tensor() + b"s", b"}" + raw("b") + tensor() + b"s"), r"several.*w0, w1"),
-    "a name that is a number": (b"\x80\x02}" + raw(7) + tensor() + b"s.", "named by 7"),
-    "a name that is bytes": (b"\x80\x04}C\x01\xff" + tensor() + b"s.", "named by b"),
+    "a name that is a number": (b"\x80\x02}" + raw(7) + tensor() + b"s.", "name of a tensor is 7"),
+    "a name that is bytes": (b"\x80\x04}C\x01\xff" + tensor() + b"s.", "name of a tensor is b'"),
     "a name with a lone surrogate": (b"\x80\x02}" + raw("a\ud800") + tensor() + b"s.", "surrogate"),
     "a terminal's control codes": (b"\x80\x02}" + raw("\x1b[2J\n" * 99) + tensor(4) + b"s.", r"tensor \\x1b\[2J\\n"),
 }
@@ -487,7 +487,7 @@ def test_one_dict_under_many_names_is_looked_at_once(tmp_path: Path, levels: int
     more = {1: b"0", 2: b"0}(" + names + b"uq\x000"}[levels]
     path = saved(tmp_path / "x.pth", b"\x80\x04" + inner + more + b"}(" + names + b"u.")
     start = time.process_time()
-    refused(path, "several dicts of tensors")
+    refused(path, "several state dicts")
     assert time.process_time() - start < 10
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from denseport.errors import FormatError, UsageError
 
+COPY_AGAIN = "copy or download the file again"
+
 
 class SourceFile:
     """The bytes of a file, read on demand.
@@ -35,7 +37,7 @@ class SourceFile:
                 f"{self.path}: cannot be read ({error.strerror}); check the path and its permissions"
             ) from None
         if not self.size:
-            raise FormatError(f"{self.path}: the file is empty; copy or download it again")
+            raise FormatError(f"{self.path}: the file is empty; {COPY_AGAIN}")
 
     def read(self, start: int, size: int) -> bytes:
         """The `size` bytes from `start` on, or of those before the end of the file.

@@ -33,7 +33,7 @@ MOST_OVERHEAD = 1 << 10
 CHUNK_BYTES_ALWAYS_ALLOWED = 1 << 20
 
 RAW_BFLOAT16 = Datatype("raw bytes", 2, "bfloat16")
-WITHOUT_OPTION = "save it again with Keras, without such an option"
+WITHOUT_OPTION = "load it in Keras and save it again with model.save_weights, without such an option"
 
 Fill = Callable[[np.ndarray], None]
 
@@ -88,7 +88,7 @@ class Dataset:
                 return RAW_BFLOAT16
             raise self._header.refused(
                 "holds raw 16-bit values and does not say of which type",
-                "save it with Keras as .weights.h5, which says so",
+                "save it as .weights.h5 with model.save_weights, which says so",
             )
         if not kind.number:
             raise self._header.refused(f"holds {kind.name} of {kind.size} bytes, no weights", WITHOUT_OPTION)

@@ -23,7 +23,7 @@ CHARGE_OF_ONE_READ = 32
 GROWTH_AT_MOST = 16
 GROWTH_AT_LEAST = 64 << 20
 
-RESAVE = "save it again with Keras"
+RESAVE = "load it in Keras and save it again with model.save_weights"
 _WORD = 0xFFFF_FFFF
 
 

@@ -10,7 +10,7 @@ from denseport.formats.hdf5.file import Fields, Part
 
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 FILTER_NAMES = {4: "szip", 5: "nbit", 6: "scale-offset", 32001: "blosc", 32015: "zstd"}
-REPACK = "save it again with Keras, or with h5repack -f GZIP=4"
+REPACK = "repack it: h5repack -f GZIP=4 old.h5 new.h5"
 # Fletcher32's, which may have been added before compressing.
 CHECKSUM_BYTES = 4
 # What a byte of lzf costs, which is taken apart one by one, beside a byte of anything else.

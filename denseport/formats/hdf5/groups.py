@@ -57,7 +57,7 @@ class Group:
             if link.kind != "hard":
                 raise self._file.refused(
                     f"{quoted(f'{self.path}/{link.name}')} is no hard link but {link.kind}, which may lead anywhere",
-                    "save the weights themselves into one file with Keras",
+                    "save the weights themselves into one file with model.save_weights",
                 )
         links = {link.name: link for link in found}
         if len(links) != len(found):

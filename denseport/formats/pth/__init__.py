@@ -9,6 +9,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats.pth.containers import Contents, read_legacy, read_zip
 from denseport.formats.pth.objects import TensorRecord
+from denseport.formats.pth.pickles import SAVE_STATE_DICT
 from denseport.formats.pth.tensors import TensorReader
 from denseport.formats.pth.writer import write
 from denseport.formats.source_file import SourceFile
@@ -65,16 +66,14 @@ def _checked_name(path: str | Path, name: object) -> str:
         except UnicodeEncodeError:
             raise FormatError(f"{path}: tensor {quoted(name)} has a lone surrogate in its name; rename it") from None
         return name
-    raise FormatError(f"{path}: a tensor is named by {quoted(repr(name))}, which is no text; save a state dict")
+    raise FormatError(f"{path}: the name of a tensor is {quoted(repr(name))}, not a string; {SAVE_STATE_DICT}")
 
 
 def _state_dict(path: str | Path, value: object) -> tuple[str, dict[object, object], list[str]]:
     """The dict that holds the weights, under which keys it was found, joined by dots, and what stands beside it."""
     if type(value) is not dict:
         kind = "a tensor without a name" if type(value) is TensorRecord else f"a {type(value).__name__}"
-        raise FormatError(
-            f"{path}: holds {kind}, not a dict of tensors; save one: torch.save(model.state_dict(), 'new.pth')"
-        )
+        raise FormatError(f"{path}: holds {kind}, not a state dict; {SAVE_STATE_DICT}")
     tensors = _TensorCounts()
     found, place, others = value, "", []
     while (wrapper := _wrapper(path, found, tensors, deep=not place)) is not None:
@@ -84,7 +83,7 @@ def _state_dict(path: str | Path, value: object) -> tuple[str, dict[object, obje
         if tensors.among(found):
             break
     if not tensors.among(found):
-        raise FormatError(f"{path}: holds no tensors, only {listed(found, 5) or 'an empty dict'}; save a state dict")
+        raise FormatError(f"{path}: holds no tensors, only {listed(found, 5) or 'an empty dict'}; {SAVE_STATE_DICT}")
     return place.removesuffix("."), found, others
 
 
@@ -101,7 +100,10 @@ def _wrapper(path: str | Path, items: dict[object, object], tensors: _TensorCoun
         return known[0]
     beside, counts = tensors.among(items), direct or below
     if not beside and len(counts) > 1:
-        raise FormatError(f"{path}: holds several dicts of tensors ({listed(counts)}); save the one that is meant")
+        raise FormatError(
+            f"{path}: holds several state dicts ({listed(counts)}); save the one that is meant: "
+            "torch.save(torch.load(path)[name], 'new.pth')"
+        )
     return next(iter(counts)) if len(counts) == 1 and max(counts.values()) > beside else None
 
 

@@ -10,9 +10,9 @@ from struct import Struct
 from struct import error as StructError
 
 from denseport.errors import FormatError, listed, quoted
-from denseport.formats.pth.pickles import MAX_BYTES, TorchUnpickler
+from denseport.formats.pth.pickles import MAX_BYTES, SAVE_STATE_DICT, TorchUnpickler
 from denseport.formats.pth.tensors import StoredBytes
-from denseport.formats.source_file import SourceFile
+from denseport.formats.source_file import COPY_AGAIN, SourceFile
 from denseport.formats.zip import ZipArchive
 
 METADATA_RECORD = "extra/denseport.json"
@@ -21,7 +21,6 @@ MAX_METADATA_BYTES = 1 << 20
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 _COUNT = Struct("<q")
-_BROKEN = "copy or download the file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +47,25 @@ def read_zip(file: SourceFile) -> Contents:
     if len(roots) != 1:
         raise FormatError(
             f"{file.path}: is a zip archive of {listed(archive.entries, 5)}, not a PyTorch checkpoint, which has one "
-            "data.pkl in one folder; save the weights with torch.save(model.state_dict(), 'new.pth')"
+            f"data.pkl in one folder; {SAVE_STATE_DICT}"
         )
     root = roots[0] + "/"
     if root + "constants.pkl" in archive.entries or any(name.startswith(root + "code/") for name in archive.entries):
         raise FormatError(
-            f"{file.path}: is a TorchScript program, not a checkpoint; save its weights once with "
+            f"{file.path}: is a TorchScript program, not a checkpoint; save its state dict: "
             "torch.save(torch.jit.load(path).state_dict(), 'new.pth')"
         )
     byteorder = "little"
     if root + "byteorder" in archive.entries:
         recorded = archive.content(archive.entries[root + "byteorder"], 16)
         if recorded not in (b"little", b"big"):
-            raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, neither little nor big; {_BROKEN}")
+            raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, not little or big; {COPY_AGAIN}")
         byteorder = recorded.decode()
     pickle = archive.content(archive.entries[root + "data.pkl"], MAX_BYTES)
     unpickler = TorchUnpickler(file.path, pickle, "data.pkl")
     value = unpickler.load()
     if rest := len(pickle) - unpickler.position:
-        raise FormatError(f"{file.path}: {rest} bytes follow the pickle in data.pkl; {_BROKEN}")
+        raise FormatError(f"{file.path}: {rest} bytes follow the pickle in data.pkl; {COPY_AGAIN}")
     prefix = root + "data/"
     stored = {
         name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
@@ -87,7 +86,7 @@ def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str
             part.encode("utf-8")  # a lone surrogate could not be written anywhere
     except (ValueError, RecursionError, AttributeError):
         raise FormatError(
-            f"{file.path}: its metadata ({METADATA_RECORD}) is no JSON object of texts; write the file again"
+            f"{file.path}: its metadata ({METADATA_RECORD}) is no JSON object of strings; write the file again"
         ) from None
     return metadata  # type: ignore[no-any-return]
 
@@ -110,13 +109,10 @@ def read_legacy(file: SourceFile) -> Contents:
     unpickler = TorchUnpickler(file.path, file.read(0, MAX_BYTES), "its pickle")
     magic_number = unpickler.load()
     if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
-        raise FormatError(
-            f"{file.path}: is a pickle, but not one of torch.save; save the weights with "
-            "torch.save(model.state_dict(), 'new.pth')"
-        )
+        raise FormatError(f"{file.path}: is a pickle, but not one of torch.save; {SAVE_STATE_DICT}")
     version = unpickler.load()
     if type(version) is not int or version != _PROTOCOL_VERSION:
-        raise FormatError(f"{file.path}: its PyTorch protocol is not {_PROTOCOL_VERSION}; {_BROKEN}")
+        raise FormatError(f"{file.path}: its PyTorch protocol is not {_PROTOCOL_VERSION}; {COPY_AGAIN}")
     unpickler.load()  # what the machine that wrote it was
     value, keys = unpickler.load(), unpickler.load()
     stored = _legacy_storages(file, unpickler, keys)
@@ -127,29 +123,29 @@ def read_legacy(file: SourceFile) -> Contents:
 
 def _legacy_storages(file: SourceFile, unpickler: TorchUnpickler, keys: object) -> dict[str, StoredBytes]:
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
-        raise FormatError(f"{file.path}: the list of its storages is malformed; {_BROKEN}")
+        raise FormatError(f"{file.path}: the list of its storages is malformed; {COPY_AGAIN}")
     stored: dict[str, StoredBytes] = {}
     position = unpickler.position
     for key in map(str, keys):
         declared = unpickler.storages.get(key)
         if declared is None or key in stored:
-            raise FormatError(f"{file.path}: storage {quoted(key)} is listed but not declared once; {_BROKEN}")
+            raise FormatError(f"{file.path}: storage {quoted(key)} is listed but not declared once; {COPY_AGAIN}")
         itemsize = declared.type.to_numpy().itemsize
         try:
             (count,) = _COUNT.unpack(file.read(position, _COUNT.size))
         except StructError:
-            raise FormatError(f"{file.path}: ends before storage {quoted(key)}; {_BROKEN}") from None
+            raise FormatError(f"{file.path}: ends before storage {quoted(key)}; {COPY_AGAIN}") from None
         position += _COUNT.size
         size = count * itemsize
         if count != declared.count or position + size > file.size:
             raise FormatError(
                 f"{file.path}: storage {quoted(key)} should have {declared.count} elements, has {count}, and "
-                f"{file.size - position} bytes are left; {_BROKEN}"
+                f"{file.size - position} bytes are left; {COPY_AGAIN}"
             )
         stored[key] = StoredBytes(size, partial(_part, file, position))
         position += size
     if position != file.size:
-        raise FormatError(f"{file.path}: {file.size - position} bytes follow its last storage; {_BROKEN}")
+        raise FormatError(f"{file.path}: {file.size - position} bytes follow its last storage; {COPY_AGAIN}")
     return stored
 
 

@@ -175,11 +175,11 @@ def _bytes() -> bytes:
 def _encode(text: object, encoding: object) -> bytes:
     # How protocol 2 spells bytes.
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise MalformedPickleError("_codecs.encode takes a text and 'latin1'")
+        raise MalformedPickleError("_codecs.encode takes a string and 'latin1'")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
-        raise MalformedPickleError("a text is not latin1") from None
+        raise MalformedPickleError("a string is not latin1") from None
 
 
 def _size(sides: object) -> tuple[object, ...]:
@@ -190,7 +190,7 @@ def _size(sides: object) -> tuple[object, ...]:
 
 def _device(kind: object, index: object = None) -> str:
     if type(kind) is not str or type(index) not in (int, NoneType):
-        raise MalformedPickleError("torch.device takes a text and an index")
+        raise MalformedPickleError("torch.device takes a string and an index")
     return kind if index is None else f"{kind}:{index}"
 
 

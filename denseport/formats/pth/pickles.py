@@ -1,6 +1,6 @@
 """Interprets pickles without running code: it builds plain values, storages and records of tensors, and nothing else.
 
-The standard library's unpickler is taken, in Python and not in C, with an allow-list of its instructions and of names;
+The standard library's unpickler is taken, in Python and not in C, with an allow-list of its opcodes and of names;
 nothing is imported. Whatever a pickle holds, its work and memory are bounded, and nothing recurses into its structure.
 
 Source: CPython Lib/pickle.py `_Unpickler` and Lib/pickletools.py; torch/_weights_only_unpickler.py, narrowed further.
@@ -18,18 +18,17 @@ from typing import Any, ClassVar
 
 from denseport.errors import FormatError, quoted
 from denseport.formats.pth.objects import GLOBALS, MalformedPickleError, Storage, StorageType, add_item, checked_key
+from denseport.formats.source_file import COPY_AGAIN
 
-# A state dict takes about 40 instructions and 150 bytes a tensor. No instruction makes a value of over 216 bytes (an
+# A state dict takes about 40 opcodes and 150 bytes a tensor. No opcode makes a value of over 216 bytes (an
 # empty set), so that a million of them stay under 300 MB and two seconds whatever they are.
-MAX_INSTRUCTIONS = 1_000_000
+MAX_OPCODES = 1_000_000
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 256
 MAX_INTEGER_BYTES = 255
 MAX_LINE_BYTES = 512
 
-_RESAVE = (
-    "load it once where that code is trusted and save the weights alone: torch.save(model.state_dict(), 'new.pth')"
-)
+SAVE_STATE_DICT = "save a state dict: torch.save(model.state_dict(), 'new.pth')"
 _OTHER_REMEDIES = MappingProxyType(
     {
         "torch._utils._rebuild_sparse_tensor": "a sparse tensor; save it dense: tensor.to_dense()",
@@ -38,8 +37,8 @@ _OTHER_REMEDIES = MappingProxyType(
     }
 )
 _DTYPE_PREFIXES = ("float", "bfloat", "complex", "int", "uint", "qint", "quint", "bits")
-# What the standard library does as it should; the others that are allowed are methods of the class.
-_AS_THEY_ARE = (
+# What the standard library does as it should; the other opcodes that are allowed have methods below.
+_INHERITED = (
     *(pickle.PROTO, pickle.POP, pickle.POP_MARK, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.BINPERSID),
     *(pickle.MEMOIZE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
@@ -83,8 +82,8 @@ class TorchUnpickler(pickle._Unpickler):
         """The value of the next pickle.
 
         Raises:
-            FormatError: The pickle is cut off, malformed, over a bound, uses instructions that plain values do not
-                need, or names anything but plain containers and tensors.
+            FormatError: The pickle is cut off, malformed, over a bound, uses opcodes that no state dict
+                needs, or names anything but plain containers and tensors.
         """
         self.stack, self.metastack = [], []
         self.append = self.stack.append
@@ -93,29 +92,27 @@ class TorchUnpickler(pickle._Unpickler):
         try:
             return self._run()
         except KeyError as error:
-            reason = f"instruction {error.args[0]:#04x} is none that plain values need"
+            reason = f"opcode {error.args[0]:#04x} is none that a state dict needs"
         except AttributeError:
             reason = "it appends to a value that is no list, or adds to one that is no set"
         except IndexError:
-            reason = "it ends too early, or takes values where there are none"
+            reason = "it ends too early, or its stack is empty"
         except UnicodeDecodeError:
-            reason = "a text in it is not UTF-8"
+            reason = "a string in it is not UTF-8"
         except (pickle.UnpicklingError, ValueError) as error:
             reason = str(error)
-        raise FormatError(
-            f"{self._source} is malformed near byte {self.position}: {reason}; copy or download the file again"
-        )
+        raise FormatError(f"{self._source} is malformed near byte {self.position}: {reason}; {COPY_AGAIN}")
 
     def _run(self) -> object:
         read, dispatch = self._file.read, self.dispatch
-        for _ in range(MAX_INSTRUCTIONS):
+        for _ in range(MAX_OPCODES):
             opcode = read(1)
             if opcode == pickle.STOP:
                 if self.metastack or len(self.stack) != 1:
                     raise MalformedPickleError("it ends with values left over")
                 return self.stack.pop()
             dispatch[opcode[0]](self)
-        raise MalformedPickleError(f"it has more than {MAX_INSTRUCTIONS} instructions")
+        raise MalformedPickleError(f"it has more than {MAX_OPCODES} opcodes")
 
     def read(self, length: int) -> bytes:
         """The next bytes."""
@@ -138,9 +135,10 @@ class TorchUnpickler(pickle._Unpickler):
         except KeyError:
             dotted = f"{module}.{name}"
         if module == "torch" and (name.endswith("Storage") or name.startswith(_DTYPE_PREFIXES)):
-            remedy = "a dtype that denseport does not carry; convert the weights first: model.float()"
+            remedy = "a dtype that denseport does not convert; convert the weights first: model.float()"
         else:
-            remedy = _OTHER_REMEDIES.get(dotted, f"code that denseport never runs; {_RESAVE}")
+            code = f"code that denseport never runs; load it where that code is trusted and {SAVE_STATE_DICT}"
+            remedy = _OTHER_REMEDIES.get(dotted, code)
         raise FormatError(f"{self._source} refers to {quoted(dotted)}, {remedy}")
 
     def persistent_load(self, identity: object) -> Storage:
@@ -212,7 +210,7 @@ class TorchUnpickler(pickle._Unpickler):
                 self._copied += len(argument)
             elif isinstance(argument, str):
                 self._copied += len(argument) // 16  # characters take so much less than items
-        if self._copied > MAX_INSTRUCTIONS:
+        if self._copied > MAX_OPCODES:
             raise MalformedPickleError("it copies values over and over")
         try:
             self.append(function(*arguments))
@@ -225,9 +223,9 @@ class TorchUnpickler(pickle._Unpickler):
         if type(self.stack[-1]) is not dict:
             raise MalformedPickleError(f"it sets attributes of a {type(self.stack[-1]).__name__}")
 
-    # Every instruction that is allowed.
+    # Every opcode that is allowed.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        opcode[0]: pickle._Unpickler.dispatch[opcode[0]] for opcode in _AS_THEY_ARE
+        opcode[0]: pickle._Unpickler.dispatch[opcode[0]] for opcode in _INHERITED
     } | {
         pickle.FRAME[0]: _frame,
         pickle.MARK[0]: _mark,

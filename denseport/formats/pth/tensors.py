@@ -15,6 +15,7 @@ import numpy as np
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, quoted
 from denseport.formats.pth.objects import Storage, TensorRecord
+from denseport.formats.source_file import COPY_AGAIN
 
 # Weights are tied a few times at most. Sharing and strides of 0 multiply what must be read without adding to the file,
 # so that a file may hold 16 times its size; small ones, where that costs nothing, more.
@@ -22,8 +23,6 @@ MAX_EXPANSION = 16
 FREE_TENSOR = 16 << 20
 FREE_TOTAL = 128 << 20
 MAX_DIMENSIONS = 32  # numpy's before 2.0
-
-_BROKEN = "copy or download the file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +53,30 @@ class TensorReader:
         """
         storage = record.storage
         if type(storage) is not Storage:
-            raise self._refused(name, f"is made of a {type(storage).__name__}, not a storage; {_BROKEN}")
+            raise self._refused(name, f"is made of a {type(storage).__name__}, not a storage; {COPY_AGAIN}")
         if storage.key not in self._stored:
             raise self._refused(
-                name, f"has its values in storage {quoted(storage.key)}, which the file lacks; {_BROKEN}"
+                name, f"has its values in storage {quoted(storage.key)}, which the file lacks; {COPY_AGAIN}"
             )
         stored = self._stored[storage.key]
         storage_dtype = storage.type.to_numpy()
         dtype = storage_dtype if record.dtype is None else record.dtype.to_numpy()
         if stored.size // storage_dtype.itemsize != storage.count:
             declared = storage.count * storage_dtype.itemsize
-            raise self._refused(name, f"should have a storage of {declared} bytes, not {stored.size}; {_BROKEN}")
+            raise self._refused(name, f"should have a storage of {declared} bytes, not {stored.size}; {COPY_AGAIN}")
         shape, strides = self._sizes(name, record.shape), self._sizes(name, record.strides)
         (offset,) = self._sizes(name, (record.offset,))
         if len(shape) != len(strides):
-            raise self._refused(name, f"has {len(shape)} sizes and {len(strides)} strides; {_BROKEN}")
+            raise self._refused(name, f"has {len(shape)} sizes and {len(strides)} strides; {COPY_AGAIN}")
         size = prod(shape)
         if not size:
             if prod(max(1, length) for length in shape) >= 1 << 48:
-                raise self._refused(name, f"has sizes beyond any memory; {_BROKEN}")
+                raise self._refused(name, f"has sizes beyond any memory; {COPY_AGAIN}")
             return Tensor(dtype, shape, partial(np.empty, shape, dtype))
         window = storage.length * storage_dtype.itemsize
         last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
         if (last + 1) * dtype.itemsize > window:
-            raise self._refused(name, f"reaches to element {last}, outside its storage of {window} bytes; {_BROKEN}")
+            raise self._refused(name, f"reaches to element {last}, outside its storage of {window} bytes; {COPY_AGAIN}")
         extent = (last + 1 - offset) * dtype.itemsize
         # Few elements that lie far apart are read with all that lies between them.
         self._account(name, max(size * dtype.itemsize, extent), stored)
@@ -103,10 +102,10 @@ class TensorReader:
 
     def _sizes(self, name: str, values: object) -> tuple[int, ...]:
         if type(values) is tuple and len(values) > MAX_DIMENSIONS:
-            raise self._refused(name, f"has {len(values)} dimensions, more than {MAX_DIMENSIONS}; {_BROKEN}")
+            raise self._refused(name, f"has {len(values)} dimensions, more than {MAX_DIMENSIONS}; {COPY_AGAIN}")
         if type(values) is tuple and all(type(value) is int and 0 <= value < 1 << 62 for value in values):
             return values
-        raise self._refused(name, f"has an offset, size or stride that is no natural number; {_BROKEN}")
+        raise self._refused(name, f"has an offset, size or stride that is no natural number; {COPY_AGAIN}")
 
     def _read(
         self,

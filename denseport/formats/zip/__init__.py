@@ -13,7 +13,7 @@ from struct import Struct
 from types import MappingProxyType
 
 from denseport.errors import FormatError, quoted
-from denseport.formats.source_file import SourceFile
+from denseport.formats.source_file import COPY_AGAIN, SourceFile
 
 # The records that make an archive, as `struct` lays them out, little-endian; each starts with its signature.
 #
@@ -52,8 +52,7 @@ _STORED, _DEFLATED = 0, 8
 # What is in memory at once of an entry that is read for its checksum alone.
 _PIECE = 1 << 20
 
-_BROKEN = "copy or download the file again"
-_ODD = "write the archive again with an ordinary zip library"
+_REZIP = "write the archive again with zip or Python's zipfile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class ZipArchive:
 
     Raises:
         FormatError: The archive is cut off, contradicts itself, is encrypted or split, promises far more than it
-            stores, or holds duplicate, overlapping or unsafe entries or bytes outside its own structure.
+            stores, or holds duplicate, overlapping or unsafe entries or bytes outside its structure.
     """
 
     def __init__(self, file: SourceFile) -> None:
@@ -100,7 +99,7 @@ class ZipArchive:
         for header in self._directory(count, directory, directory_end):
             name = header.name
             if name in names:
-                raise self._refused(f"holds two entries named {quoted(name)}; {_ODD}")
+                raise self._refused(f"holds two entries named {quoted(name)}; {_REZIP}")
             names.add(name)
             self._check_kind(header)
             start, end = self._content_extent(header, directory)
@@ -123,7 +122,9 @@ class ZipArchive:
             FormatError: The entry is longer than `limit`, or broken.
         """
         if entry.size > limit:
-            raise self._entry_refused(entry.name, f"has {entry.size} bytes, more than the {limit} it may have; {_ODD}")
+            raise self._entry_refused(
+                entry.name, f"has {entry.size} bytes, more than the {limit} it may have; {_REZIP}"
+            )
         return self.read(entry, 0, entry.size)
 
     def read(self, entry: Entry, start: int, size: int) -> bytes:
@@ -161,16 +162,16 @@ class ZipArchive:
     def _compare(self, entry: Entry, crc: int) -> None:
         # Zero means that none was computed: torch.serialization.set_crc32_options(False).
         if entry.crc and entry.crc != crc:
-            raise self._entry_refused(entry.name, f"does not match its checksum; {_BROKEN}")
+            raise self._entry_refused(entry.name, f"does not match its checksum; {COPY_AGAIN}")
 
     def _inflated(self, entry: Entry) -> bytes:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             content = stream.decompress(self._file.read(entry.start, entry.stored_size), entry.size + 1)
         except zlib.error:
-            raise self._entry_refused(entry.name, f"is not valid deflate data; {_BROKEN}") from None
+            raise self._entry_refused(entry.name, f"is not valid deflate data; {COPY_AGAIN}") from None
         if len(content) != entry.size or not stream.eof or stream.unused_data:
-            raise self._entry_refused(entry.name, f"does not inflate to its {entry.size} bytes; {_BROKEN}")
+            raise self._entry_refused(entry.name, f"does not inflate to its {entry.size} bytes; {COPY_AGAIN}")
         return content
 
     def _end_record(self) -> tuple[int, int, int]:
@@ -184,9 +185,9 @@ class ZipArchive:
                 candidates.append(first + position)
             position = data.find(END_SIGNATURE, position + 1)
         if not candidates:
-            raise self._refused(f"the zip archive is cut off, or something follows its end; {_BROKEN}")
+            raise self._refused(f"the zip archive is cut off, or something follows its end; {COPY_AGAIN}")
         if len(candidates) > 1:
-            raise self._refused(f"the zip archive ends in more than one way; {_ODD}")
+            raise self._refused(f"the zip archive ends in more than one way; {_REZIP}")
         end = candidates[0]
         _, disk, directory_disk, disk_count, count, directory_size, directory, _ = END.unpack(
             self._file.read(end, END.size)
@@ -198,18 +199,18 @@ class ZipArchive:
             _, _, _, _, *wide = END64.unpack(self._file.read(end, END64.size))
             for narrow, value, full in zip(plain, wide, (FULL16,) * 4 + (FULL32,) * 2, strict=True):
                 if narrow not in (full, value):
-                    raise self._refused(f"the zip archive's two end records contradict each other; {_ODD}")
+                    raise self._refused(f"the zip archive's two end records contradict each other; {_REZIP}")
             disk, directory_disk, disk_count, count, directory_size, directory = wide
         elif FULL16 in plain[:4] or FULL32 in plain[4:]:
-            raise self._refused(f"the zip archive lacks its zip64 end record; {_BROKEN}")
+            raise self._refused(f"the zip archive lacks its zip64 end record; {COPY_AGAIN}")
         if disk or directory_disk or disk_count != count:
             raise self._refused("is one part of a split zip archive; join the parts")
         if directory + directory_size != end:
-            raise self._refused(f"the zip archive's directory is not where its end record says; {_BROKEN}")
+            raise self._refused(f"the zip archive's directory is not where its end record says; {COPY_AGAIN}")
         if not count:
-            raise self._refused(f"is an empty zip archive; {_BROKEN}")
+            raise self._refused(f"is an empty zip archive; {COPY_AGAIN}")
         if count > MAX_ENTRIES:
-            raise self._refused(f"the zip archive has {count} entries, more than {MAX_ENTRIES}; {_ODD}")
+            raise self._refused(f"the zip archive has {count} entries, more than {MAX_ENTRIES}; {_REZIP}")
         return count, directory, end
 
     def _end64_position(self, locator: int) -> int:
@@ -217,26 +218,26 @@ class ZipArchive:
         if disk or disks > 1:
             raise self._refused("is one part of a split zip archive; join the parts")
         if position + END64.size > locator or self._file.read(position, 4) != END64_SIGNATURE:
-            raise self._refused(f"the zip archive's zip64 end record is missing; {_BROKEN}")
+            raise self._refused(f"the zip archive's zip64 end record is missing; {COPY_AGAIN}")
         if position + 12 + int.from_bytes(self._file.read(position + 4, 8), "little") != locator:
-            raise self._refused(f"the zip archive's zip64 end record has the wrong length; {_BROKEN}")
+            raise self._refused(f"the zip archive's zip64 end record has the wrong length; {COPY_AGAIN}")
         return int(position)
 
     def _directory(self, count: int, start: int, end: int) -> Iterator[_Header]:
         if end - start > MAX_DIRECTORY:
             raise self._refused(
-                f"the zip archive's directory has {end - start} bytes, more than {MAX_DIRECTORY}; {_ODD}"
+                f"the zip archive's directory has {end - start} bytes, more than {MAX_DIRECTORY}; {_REZIP}"
             )
         directory, position = self._file.read(start, end - start), 0
         for _ in range(count):
             if position + CENTRAL.size > len(directory):
-                raise self._refused(f"the zip archive's directory is cut off; {_BROKEN}")
+                raise self._refused(f"the zip archive's directory is cut off; {COPY_AGAIN}")
             (signature, _, _, flags, method, _, _, crc, stored_size, size, *lengths, disk, _, _, local) = (
                 CENTRAL.unpack_from(directory, position)
             )
             following = position + CENTRAL.size + sum(lengths)
             if signature != CENTRAL_SIGNATURE or following > len(directory):
-                raise self._refused(f"the zip archive's directory is malformed; {_BROKEN}")
+                raise self._refused(f"the zip archive's directory is malformed; {COPY_AGAIN}")
             name_start = position + CENTRAL.size
             extra_start = name_start + lengths[0]
             raw_name = directory[name_start:extra_start]
@@ -249,17 +250,17 @@ class ZipArchive:
             yield _Header(name, raw_name, flags, method, crc, stored_size, size, local)
             position = following
         if position != len(directory):
-            raise self._refused(f"the zip archive's directory holds more than its {count} entries; {_ODD}")
+            raise self._refused(f"the zip archive's directory holds more than its {count} entries; {_REZIP}")
 
     def _name(self, raw: bytes, flags: int) -> str:
         try:
             name = raw.decode("utf-8" if flags & UTF8 else "cp437")
         except UnicodeDecodeError:
-            raise self._entry_refused(raw, f"has a name that is not UTF-8; {_ODD}") from None
+            raise self._entry_refused(raw, f"has a name that is not UTF-8; {_REZIP}") from None
         parts = name.removesuffix("/").split("/")
         # An empty first part is an absolute path, a colon in it a Windows drive.
         if {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name or ":" in parts[0]:
-            raise self._entry_refused(name, f"has an unsafe name; {_ODD}")
+            raise self._entry_refused(name, f"has an unsafe name; {_REZIP}")
         return name
 
     def _widened(self, name: str, extra: bytes, *fields: int) -> list[int]:
@@ -272,7 +273,7 @@ class ZipArchive:
                 wide = iter(Struct(f"<{fields.count(FULL32)}Q").unpack_from(extra, position + 4))
                 return [next(wide) if field == FULL32 else field for field in fields]
             position = end
-        raise self._entry_refused(name, f"lacks its zip64 sizes; {_BROKEN}")
+        raise self._entry_refused(name, f"lacks its zip64 sizes; {COPY_AGAIN}")
 
     def _check_kind(self, header: _Header) -> None:
         if header.flags & _ENCRYPTED:
@@ -280,25 +281,25 @@ class ZipArchive:
         allowed = _DEFLATE_LEVEL | DESCRIPTOR_FOLLOWS | UTF8
         if header.flags & ~allowed or header.method not in (_STORED, _DEFLATED):
             kind = f"method {header.method}, flags {header.flags:#x}"
-            raise self._entry_refused(header.name, f"is neither stored nor deflated ({kind}); {_ODD}")
+            raise self._entry_refused(header.name, f"is neither stored nor deflated ({kind}); {_REZIP}")
         if header.name.endswith("/") and header.size:
-            raise self._entry_refused(header.name, f"is a folder with content; {_ODD}")
+            raise self._entry_refused(header.name, f"is a folder with content; {_REZIP}")
         if header.method == _STORED and header.size != header.stored_size:
             raise self._entry_refused(
-                header.name, f"claims {header.size} bytes and stores {header.stored_size}; {_BROKEN}"
+                header.name, f"claims {header.size} bytes and stores {header.stored_size}; {COPY_AGAIN}"
             )
 
     def _content_extent(self, header: _Header, directory: int) -> tuple[int, int]:
         """Where the content starts, and where all that belongs to the entry ends; its two headers must agree."""
         if header.local + LOCAL.size > directory:
-            raise self._entry_refused(header.name, f"lies outside the archive; {_BROKEN}")
+            raise self._entry_refused(header.name, f"lies outside the archive; {COPY_AGAIN}")
         found = self._file.read(header.local, LOCAL.size + len(header.raw_name))
         signature, _, flags, method, _, _, crc, stored_size, size, name_length, extra_length = LOCAL.unpack_from(found)
         name_end = header.local + LOCAL.size + name_length
         start = name_end + extra_length
         end = start + header.stored_size
         if signature != LOCAL_SIGNATURE or end > directory:
-            raise self._entry_refused(header.name, f"lies outside the archive; {_BROKEN}")
+            raise self._entry_refused(header.name, f"lies outside the archive; {COPY_AGAIN}")
         if FULL32 in (stored_size, size):
             size, stored_size = self._widened(header.name, self._file.read(name_end, extra_length), size, stored_size)
         # Where a descriptor follows, the local header may have been written before any of this was known.
@@ -311,7 +312,7 @@ class ZipArchive:
             or stored_size not in {header.stored_size} | unknown
             or size not in {header.size} | unknown
         ):
-            raise self._entry_refused(header.name, f"contradicts the archive's directory; {_ODD}")
+            raise self._entry_refused(header.name, f"contradicts the archive's directory; {_REZIP}")
         if header.flags & DESCRIPTOR_FOLLOWS:
             end += self._descriptor_length(header, self._file.read(end, min(_DESCRIPTORS[-1].size, directory - end)))
         return start, end
@@ -325,15 +326,15 @@ class ZipArchive:
                 (DESCRIPTOR_SIGNATURE, *values),
             ):
                 return descriptor.size
-        raise self._entry_refused(header.name, f"contradicts its data descriptor; {_ODD}")
+        raise self._entry_refused(header.name, f"contradicts its data descriptor; {_REZIP}")
 
     def _check_extents(self, extents: list[tuple[int, int, str]]) -> None:
         extents.sort()
         if extents[0][0]:
-            raise self._refused(f"{extents[0][0]} bytes precede the zip archive; {_ODD}")
+            raise self._refused(f"{extents[0][0]} bytes precede the zip archive; {_REZIP}")
         for (_, end, name), (following, _, next_name) in pairwise(extents):
             if following < end:
-                raise self._refused(f"entries {quoted(name)} and {quoted(next_name)} overlap; {_ODD}")
+                raise self._refused(f"entries {quoted(name)} and {quoted(next_name)} overlap; {_REZIP}")
 
     def _refused(self, reason: str) -> FormatError:
         return FormatError(f"{self._file.path}: {reason}")

@@ -1,4 +1,4 @@
-"""Writes zip archives of stored, aligned entries in one pass, byte for byte as torch's own writer lays them out.
+"""Writes zip archives of stored, aligned entries in one pass, byte for byte as torch.save lays them out.
 
 Source: caffe2/serialize/inline_container.cc `PyTorchStreamWriter`, miniz `mz_zip_writer_add_mem_ex_v2`.
 """
