@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from densenets import SMALL, canonical_weights
 
-from denseport import formats, inspect, layouts, text
+from denseport import formats, inspect, layouts, terminal, text
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import DenseportError, FormatError, LayoutError, UsageError, printable
 from denseport.net.config import DenseNetConfig
@@ -44,8 +44,8 @@ def hold_for_weights(path: Path) -> bool:
     """
     try:
         with _bounded(path):
-            report = inspect(path).to_dict()
-            _check_lines(*text.inspection(report), json.dumps(report))
+            report = inspect(path)
+            _check_lines(*terminal.plain(text.inspection(report)), json.dumps(report.to_dict()))
             with formats.read(path) as checkpoint:
                 for name, tensor in checkpoint.tensors.items():
                     array = tensor.read()
