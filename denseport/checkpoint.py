@@ -86,7 +86,9 @@ class Checkpoint:
         wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".
         others: What else the file holds (`epoch`, `optimizer`), by name.
         backend: The Keras backend that wrote the file, where it says so: on Theano, kernels are rotated by 180 degrees.
-        model_config: The configuration of the Keras model that was saved with its weights, as plain data, or empty.
+        description: What stands beside the weights and describes their net, as plain JSON data; or empty.
+        described_by: Whose description it is: `keras`, a model's configuration; `timm` or `keras-hub`, JSON objects by
+            the names of their files; or "".
         nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
     """
 
@@ -99,7 +101,8 @@ class Checkpoint:
     others: tuple[str, ...] = ()
     nameless: bool = False
     backend: str = ""
-    model_config: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+    described_by: str = ""
     close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __enter__(self) -> Checkpoint:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from denseport import exports, files, formats, layouts
+from denseport import files, formats, layouts
 from denseport.atomic import replacing
 from denseport.checkpoint import dtype_of
 from denseport.errors import UsageError
-from denseport.layouts import Layout, Weights
+from denseport.layouts import Layout, Weights, descriptions
+from denseport.metadata import recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
@@ -116,10 +117,8 @@ def convert(
             tensors = layouts.from_canonical(weights, layout, framework)
             metadata = target_metadata(source, weights, layout, framework, plan)
             nesting = layout.nesting(weights.config)
-            if plan.format.described:
-                notes += exports.write(plan.format.name, weights, layout, metadata, temporary)
-            else:
-                formats.write(tensors, metadata, temporary, plan.format.name, nesting, plan.target)
+            description = _description(weights.config, layout, metadata, notes, plan)
+            formats.write(tensors, metadata, temporary, plan.format.name, nesting, plan.target, description)
             files.confirm(tensors, metadata, temporary, plan.format.name, nesting, plan.target)
             source.check_unchanged()
             report = _report(source, weights, layout, notes, plan, len(tensors), time.perf_counter() - started)
@@ -164,6 +163,22 @@ def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
     if options["classes"] is not None:
         weights = weights.with_new_head(options["classes"])
     return weights if options["dtype"] == "keep" else weights.cast(dtype_of(options["dtype"]))
+
+
+def _description(
+    config: DenseNetConfig, layout: Layout, metadata: Mapping[str, str], notes: list[str], plan: Plan
+) -> dict[str, Any]:
+    """What is written of the net beside its weights, where the format has that; adds notes for the user.
+
+    Raises:
+        FormatError: The source's metadata hold something else than a preprocessing.
+    """
+    if not plan.format.described:
+        return {}
+    images = recorded_preprocessing(metadata, plan.source)
+    description, more = descriptions.describe(plan.format.name, config, layout, images)
+    notes += more
+    return description
 
 
 def _report(

@@ -29,6 +29,7 @@ from denseport.atomic import replacing, sync
 from denseport.background import in_background
 from denseport.checkpoint import PIECE_BYTES, Checkpoint, Tensor, block, dtype_of
 from denseport.errors import DenseportError, UsageError, VerificationError, listed, quoted
+from denseport.layouts import descriptions
 
 # The order of a Keras layer's variables, and what Keras calls the class of one with a kernel of that rank.
 VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
@@ -51,7 +52,7 @@ def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa:
         UsageError: There is no such file.
         FormatError: It is broken, hostile, of no known format, or not of `format`.
     """
-    return formats.read(Path(path), format)
+    return descriptions.recorded(formats.read(Path(path), format))
 
 
 def write(

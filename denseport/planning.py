@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseport import exports, formats
+from denseport import formats
 from denseport.errors import LayoutError, UsageError, listed
-from denseport.layouts import Layout, Weights, find_layout
-from denseport.layouts.frameworks import TORCH, Framework
-from denseport.layouts.translate import COUNTERS, counters_to_text
+from denseport.layouts import Layout, Weights, descriptions, find_layout
+from denseport.layouts.frameworks import Framework
+from denseport.layouts.translate import counters_to_record
+from denseport.metadata import COUNTERS, PREPROCESSING, Record
 from denseport.net.config import DenseNetConfig
 from denseport.options import Converting, Head, needing_verify
-from denseport.preprocessing import RECORD, find_preprocessing
+from denseport.preprocessing import find_preprocessing
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
 from denseport.source import Source
@@ -54,7 +53,7 @@ class Plan:
     @property
     def files(self) -> Collection[str] | None:
         """The names that files of the target may have, where it is a folder."""
-        return exports.files(self.format.name) if self.format.is_folder else None
+        return self.format.files or None
 
     def opened(self) -> Source:
         """The file to read."""
@@ -80,13 +79,34 @@ def planned(
     source, preset = resolve(src, progress=progress)
     if preset is not None and dst is None:
         raise UsageError(f"{preset.name}: nothing says where to; give a target file")
-    folder = exports.folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])
+    folder = folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])
     target, to_format = target_path(source, dst, folder or options["to_format"])
     if options["verify"]:
         require_parity(keras_backend(options["keras_backend"]))
     elif ignored := needing_verify(options):
         raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
     return Plan(source, preset, target, formats.FORMATS[to_format], options)
+
+
+def folder_kind(target: Path | None, to_format: str | None, to_layout: str | Path | None) -> str | None:
+    """The kind of folder that the user asks for, or None where it is a file.
+
+    `--to-layout timm` always means a folder; `--to-layout keras-hub` means one where neither `--to` nor the target's
+    suffix says a format.
+
+    Raises:
+        UsageError: A folder is asked for, and a file's format or no target as well.
+    """
+    kind = str(to_layout)
+    if kind not in formats.FORMATS or not formats.FORMATS[kind].files:
+        return None
+    if kind == "keras-hub" and (to_format or target is None or target.suffix):
+        return None
+    if to_format is not None:
+        raise UsageError(f"--to-layout {kind} writes a folder, not a {to_format} file; leave --to out")
+    if target is None:
+        raise UsageError(f"--to-layout {kind} writes a folder; give its name")
+    return kind
 
 
 def target_path(source: Path, dst: str | Path | None, to_format: str | None) -> tuple[Path, str]:
@@ -110,12 +130,12 @@ def target_layout(config: DenseNetConfig, plan: Plan) -> tuple[Layout, list[str]
     """
     asked = plan.options["to_layout"]
     if plan.format.described:  # what such a model cannot hold is refused here
-        asked = exports.layout_for(plan.format.name, config, asked)
+        asked = descriptions.layout_for(plan.format.name, config, asked)
     layout = find_layout(asked or DEFAULT_LAYOUT[plan.format.framework])
     unsaid = {
         trait: sentence
         for trait, sentence in layout.mismatches(config).items()
-        if trait not in exports.STATED.get(plan.format.name, ())
+        if trait not in descriptions.STATED.get(plan.format.name, ())
         and not (trait == "epsilon" and plan.options["compensate_epsilon"])
     }
     reason = "" if plan.format.described else layout.cannot_build(config)
@@ -148,21 +168,21 @@ def target_metadata(
     Raises:
         UsageError: The source cannot be hashed.
     """
-    config, stated = weights.config, exports.STATED.get(plan.format.name, frozenset())
+    config, stated = weights.config, descriptions.STATED.get(plan.format.name, frozenset())
     traits = {trait: value for trait, value in layout.traits_of(config).items() if trait not in stated}
-    metadata = {
-        **source.checkpoint.metadata,
-        "format": "pt" if framework is TORCH else framework.name,
-        "layout": layout.name,
-        "variant": config.variant,
-        "source_sha256": source.sha256,
-        "traits": json.dumps(dataclasses.asdict(config.replace(**traits).traits)),
-    }
-    metadata.pop(COUNTERS, None)
-    if counts := "" if framework.counter and layout.counters else counters_to_text(weights):
-        metadata[COUNTERS] = counts
+    kept = {key: text for key, text in source.checkpoint.metadata.items() if key != COUNTERS}
     # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
     of_photographs = config.in_channels == 3 and config.dimensions == 2
-    if of_photographs and RECORD not in metadata and source.preprocessing != find_preprocessing("none"):
-        metadata[RECORD] = json.dumps(source.preprocessing.to_dict())
-    return metadata
+    unrecorded = of_photographs and PREPROCESSING not in kept
+    record = Record(
+        layout=layout.name,
+        traits=vars(config.replace(**traits).traits),
+        framework=framework.name,
+        variant=config.variant,
+        source_sha256=source.sha256,
+        counters=0 if framework.counter and layout.counters else counters_to_record(weights),
+        preprocessing=source.preprocessing
+        if unrecorded and source.preprocessing != find_preprocessing("none")
+        else None,
+    )
+    return {**kept, **record.strings()}

@@ -16,8 +16,9 @@ from denseport import presets
 from denseport.atomic import temporary_folder
 from denseport.errors import UsageError, VerificationError, quoted
 from denseport.load import opened
+from denseport.metadata import recorded_preprocessing
 from denseport.options import Framework, Predicting, valid
-from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
+from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
 from denseport.running.images import ImageSet, given
@@ -97,7 +98,7 @@ def predict(
         layout, classes = layout or preset.layout, classes or preset.classes or None
     with opened(path, layout) as (checkpoint, found):
         config = found.config
-        usual = recorded(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing)
+        usual = recorded_preprocessing(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing)
     if config.num_classes is None:
         raise UsageError(f"{path}: has no classifier, so there are no classes to predict; give a file that has one")
     names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes

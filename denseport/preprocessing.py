@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 # Beyond what any image or net has; they keep figures out of a stranger's file from reaching infinity or all memory.
 MAX_VALUE = 1e6
 MAX_CROP = 4096
-# The key of a file's metadata under which a preprocessing travels, as JSON.
-RECORD = "preprocessing"
+# The side of the square that such nets usually take.
+USUAL_CROP = 224
 
 
 def _require_number(field: str, value: object, least: float, most: float) -> None:
@@ -113,6 +111,16 @@ class Preprocessing:
         mean, std = (np.broadcast_to(figures, (channels,)) for figures in both)
         return mean, std
 
+    def of_unit_pixels(self, channels: int) -> tuple[list[float], list[float]]:
+        """Mean and std, one number a channel, of pixels that are divided by 255 first, as many libraries do."""
+        mean, std = (values * (1 / (255 * self.scale)) for values in self.statistics(channels))
+        return mean.tolist(), std.tolist()
+
+    def is_rgb(self, channels: int) -> bool:
+        """Whether a library can do it that takes grey or RGB images and has one number for each of their channels."""
+        fits = channels == 1 or all(len(figures) in (1, channels) for figures in (self.mean, self.std))
+        return fits and self.channel_order == "rgb"
+
 
 _CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), scale=1.0, channel_order="bgr")
 
@@ -144,21 +152,6 @@ def find_preprocessing(name: str) -> Preprocessing:
     if name not in PREPROCESSING:
         raise UsageError(f"no preprocessing is called {quoted(name)}; known: {', '.join(PREPROCESSING)}")
     return PREPROCESSING[name]
-
-
-def recorded(metadata: Mapping[str, str], path: str | Path) -> Preprocessing | None:
-    """The preprocessing that travels with the weights of a file, or None where its metadata name none.
-
-    Raises:
-        FormatError: What they hold is no preprocessing; the message names `path`.
-    """
-    if RECORD not in metadata:
-        return None
-    try:
-        table = json.loads(metadata[RECORD])
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: preprocessing is no JSON; correct the file's metadata") from None
-    return Preprocessing.from_dict(table, str(path))
 
 
 def preprocess(images: np.ndarray, spec: Preprocessing) -> np.ndarray:

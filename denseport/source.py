@@ -15,8 +15,10 @@ from denseport import formats, layouts
 from denseport.background import in_background
 from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError, listed
+from denseport.layouts import descriptions
+from denseport.metadata import recorded_preprocessing
 from denseport.options import Head
-from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
+from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.presets import resolve
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class Source:
         return cls(path, layout, format=format, head=head, preset=preset)
 
     def __enter__(self) -> Self:
-        self.checkpoint = self._closing.enter_context(formats.read(self.path, self._format, self.shown))
+        checkpoint = descriptions.recorded(formats.read(self.path, self._format, self.shown))
+        self.checkpoint = self._closing.enter_context(checkpoint)
         return self
 
     def __exit__(
@@ -127,8 +130,8 @@ class Source:
         """
         if self.preset:
             return self.preset.preprocessing
-        own = recorded(self.checkpoint.metadata, self.shown)
-        return own or find_preprocessing(self.detection.layout.preprocessing)
+        recorded = recorded_preprocessing(self.checkpoint.metadata, self.shown)
+        return recorded or find_preprocessing(self.detection.layout.preprocessing)
 
     def hash_in_background(self) -> None:
         """Starts to hash the file, which is done once.

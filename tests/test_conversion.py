@@ -17,8 +17,9 @@ import denseport
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.derive import derive
+from denseport.metadata import recorded_preprocessing
 from denseport.net.config import DenseNetConfig
-from denseport.preprocessing import PREPROCESSING, recorded
+from denseport.preprocessing import PREPROCESSING
 
 PLAIN = SMALL["four blocks"][0]
 
@@ -398,7 +399,7 @@ def test_a_model_with_foreign_layers_or_senseless_traits_is_refused(layer: Any, 
     convolution = {"class_name": "Conv2D", "config": {"name": "a", "padding": "same", "strides": [2, 2]}}
     config = {"class_name": "Functional", "config": {"layers": [convolution, layer]}}
     with pytest.raises(denseport.LayoutError, match=message):
-        detect(Checkpoint(tensors, model_config=config))
+        detect(Checkpoint(tensors, description=config, described_by="keras"))
 
 
 def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
@@ -415,7 +416,7 @@ def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
         {"class_name": "GlobalAveragePooling2D", "config": {"name": "g"}},
     ]
     config = {"class_name": "Sequential", "config": layers}
-    traits = detect(Checkpoint(spelled, model_config=config)).config.traits
+    traits = detect(Checkpoint(spelled, description=config, described_by="keras")).config.traits
     assert (traits.epsilon, traits.padding, traits.final_activation) == (0.001, "same", "none")
 
 
@@ -423,8 +424,8 @@ def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_pa
     target = tmp_path / "x.safetensors"
     denseport.convert(fixtures / "digits-torch.pth", target, to_layout="denseport", verify=False)
     with denseport.read(target) as written:
-        found = recorded(written.metadata, target)
+        found = recorded_preprocessing(written.metadata, target)
     assert found == PREPROCESSING["torch"], "what torchvision's layout says, in a layout that says nothing"
     denseport.convert(target, tmp_path / "y.h5", to_layout="denseport", verify=False)
     with denseport.read(tmp_path / "y.h5") as written:
-        assert recorded(written.metadata, target) == found
+        assert recorded_preprocessing(written.metadata, target) == found

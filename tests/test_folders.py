@@ -11,10 +11,14 @@ import pytest
 from densenets import SMALL, TUTORIAL, canonical_weights
 
 import denseport as library
-from denseport import atomic, exports, layouts, text
+from denseport import atomic, formats, layouts, text
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.exports import timm_folder
 from denseport.formats import FORMATS
+from denseport.formats.keras.archive import CONFIG
+from denseport.layouts import descriptions
+from denseport.layouts.descriptions import timm
+from denseport.layouts.frameworks import KERAS
+from denseport.metadata import Record
 from denseport.net.config import DenseNetConfig
 from denseport.net.names import TAGS, find_config
 from denseport.preprocessing import PREPROCESSING, Preprocessing
@@ -80,7 +84,7 @@ def images_for(config: DenseNetConfig) -> np.ndarray:
 
 
 def export(kind: str, source: Path, target: Path, **options: Any) -> library.ConversionReport:
-    layout = {"to_layout": kind} if FORMATS[kind].is_folder else {}
+    layout = {"to_layout": kind} if FORMATS[kind].files else {}
     return library.convert(source, target, **layout, **{"verify": False, **options})
 
 
@@ -207,8 +211,9 @@ def test_the_report_gives_the_size_of_what_lies_in_a_folder(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", TAGS)
 def test_timms_nets_are_called_by_their_names(name: str) -> None:
-    assert timm_folder.cannot_hold(find_config(name)) == ""
-    config = timm_folder._config(find_config(name), None)
+    assert timm.cannot_hold(find_config(name)) == ""
+    description, _ = timm.describe(find_config(name), layouts.find_layout("torchvision"), None)
+    config = description[CONFIG]
     assert config["architecture"] == name
     assert "model_args" not in config
 
@@ -216,8 +221,11 @@ def test_timms_nets_are_called_by_their_names(name: str) -> None:
 def test_new_features_may_come_first_in_an_archive(tmp_path: Path, folder: Path, script: Callable[..., Any]) -> None:
     config = SMALL["CIFAR"][0]
     weights = weights_of(config).concatenated("new-first")
-    metadata = {"layout": "denseport", "traits": json.dumps(dataclasses.asdict(weights.config.traits))}
-    exports.write("keras", weights, layouts.find_layout("denseport"), metadata, tmp_path / "a.keras")
+    layout = layouts.find_layout("denseport")
+    description, _ = descriptions.describe("keras", weights.config, layout, None)
+    tensors = layouts.from_canonical(weights, layout, KERAS)
+    metadata = Record(layout.name, vars(weights.config.traits)).strings()
+    formats.write(tensors, metadata, tmp_path / "a.keras", "keras", description=description)
     assert library.inspect(tmp_path / "a.keras").config == config.replace(concatenation="new-first")
     images = f"{folder}/keras-cifar.images.npy"
     requests = [
@@ -254,7 +262,7 @@ def test_the_command_line_writes_it_and_proves_it(
     kind: str, folder: Path, tmp_path: Path, denseport: Callable[..., Any]
 ) -> None:
     target = exported(tmp_path, kind, "new")
-    arguments = ["--to-layout", kind] if FORMATS[kind].is_folder else ["--to", kind]
+    arguments = ["--to-layout", kind] if FORMATS[kind].files else ["--to", kind]
     done = denseport(
         "convert", "--json", "--device", "cpu", *arguments, folder / f"{kind}-plain.safetensors", f"{target}"
     )

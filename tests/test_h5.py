@@ -22,7 +22,7 @@ from denseport import formats
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError
 from denseport.formats.hdf5 import writer
-from denseport.formats.keras import legacy as h5
+from denseport.formats.keras import legacy
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real" / "titu1994-densenet-fast-40-12-cifar10.h5"
@@ -56,7 +56,7 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
     )
 
 
-def legacy(path: Path, layers: dict[str, dict[str, Any]], **attributes: Any) -> Path:
+def keras_file(path: Path, layers: dict[str, dict[str, Any]], **attributes: Any) -> Path:
     """A legacy file as Keras writes it: `{layer: {weight name: values}}`."""
     with h5py.File(path, "w") as file:
         fill(file, layers, **attributes)
@@ -82,7 +82,7 @@ def numbered(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 @pytest.mark.parametrize("container", ["{}.h5", "{}-weights.h5"])
 def test_legacy_files_of_the_frameworks_are_read(saved: tuple[str, Path], net: str, container: str) -> None:
     framework, folder = saved
-    checkpoint = h5.read(folder / container.format(net))
+    checkpoint = legacy.read(folder / container.format(net))
     whole = container == "{}.h5"
     assert same(values(checkpoint), dict(np.load(folder / f"{net}.npz")))
     assert checkpoint.container.startswith("Keras 3 legacy h5 (keras 3." if framework == "keras" else "Keras 2 legacy")
@@ -98,7 +98,7 @@ def test_legacy_files_of_the_frameworks_are_read(saved: tuple[str, Path], net: s
 @pytest.mark.parametrize("net", ["plain", "ranks", "densenet"])
 def test_the_order_is_that_of_the_layers(saved: tuple[str, Path], net: str) -> None:
     _, folder = saved
-    assert list(h5.read(folder / f"{net}.h5").tensors) == list(np.load(folder / f"{net}.npz"))
+    assert list(legacy.read(folder / f"{net}.h5").tensors) == list(np.load(folder / f"{net}.npz"))
 
 
 @pytest.mark.parametrize("net", ["plain", "ranks", "densenet"])
@@ -111,7 +111,7 @@ def test_the_frameworks_load_what_is_written(saved: tuple[str, Path], net: str) 
 @pytest.mark.parametrize("net", NETS)
 def test_weights_h5_files_of_the_frameworks_are_read(saved: tuple[str, Path], net: str) -> None:
     framework, folder = saved
-    checkpoint = h5.read(folder / f"{net}.weights.h5")
+    checkpoint = legacy.read(folder / f"{net}.weights.h5")
     expected = dict(np.load(folder / f"{net}.npz"))
     found = values(checkpoint)
     assert checkpoint.nameless == (framework == "tf_keras")
@@ -157,7 +157,7 @@ def test_bfloat16_comes_from_keras_and_goes_back(saved: tuple[str, Path]) -> Non
     if framework == "tf_keras":
         return
     expected = dict(np.load(folder / "bfloat16.npz"))
-    found = values(h5.read(folder / "bfloat16.weights.h5"))
+    found = values(legacy.read(folder / "bfloat16.weights.h5"))
     assert {array.dtype for array in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
     assert same({name: array.astype("f4") for name, array in found.items()}, expected)
     assert same(dict(np.load(folder / "ours-bfloat16.npz")), expected)
@@ -165,7 +165,7 @@ def test_bfloat16_comes_from_keras_and_goes_back(saved: tuple[str, Path]) -> Non
 
 @pytest.mark.skipif(not REAL.exists(), reason="the folder of real files, ../shared/real, is not here")
 def test_a_real_file_of_keras_1_is_read() -> None:
-    checkpoint = h5.read(REAL)
+    checkpoint = legacy.read(REAL)
     assert checkpoint.container == "Keras 1 legacy h5"
     names = list(checkpoint.tensors)
     assert names[:3] == ["initial_conv2D_W", "batchnormalization_1_gamma", "batchnormalization_1_beta"]
@@ -179,7 +179,7 @@ def test_a_real_file_of_keras_1_is_read() -> None:
 
 def test_keras_1_names_stay_as_they_are(tmp_path: Path) -> None:
     (kernel, bias, std) = numbered((4, 3, 3, 3), (4,), (4,))
-    path = legacy(
+    path = keras_file(
         tmp_path / "x.h5",
         {
             "convolution2d_54": {"convolution2d_54_W": kernel, "convolution2d_54_b": bias},
@@ -190,7 +190,7 @@ def test_keras_1_names_stay_as_they_are(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         # The Python of those days wrote an empty list as one of numbers.
         file["activation_1"].attrs["weight_names"] = np.zeros(0)
-    checkpoint = h5.read(path)
+    checkpoint = legacy.read(path)
     assert checkpoint.container == "Keras 1 legacy h5"
     expected = [kernel, bias, std]
     names = ["convolution2d_54_W", "convolution2d_54_b", "batchnormalization_1_running_std"]
@@ -214,8 +214,8 @@ def test_the_layer_is_the_group_or_the_inner_layer_of_a_nested_model(
     tmp_path: Path, layer: str, weights: list[str], version: str, expected: list[str]
 ) -> None:
     arrays = numbered((3,), (3,))
-    path = legacy(tmp_path / "x.h5", {layer: dict(zip(weights, arrays, strict=True))}, keras_version=version)
-    found = values(h5.read(path))
+    path = keras_file(tmp_path / "x.h5", {layer: dict(zip(weights, arrays, strict=True))}, keras_version=version)
+    found = values(legacy.read(path))
     assert list(found) == expected
     assert same(found, dict(zip(expected, arrays, strict=True)))
 
@@ -223,31 +223,33 @@ def test_the_layer_is_the_group_or_the_inner_layer_of_a_nested_model(
 def test_one_name_for_two_tensors_is_refused_with_both_places(tmp_path: Path) -> None:
     (a, b) = numbered((2,), (2,))
     body = {"c/kernel:0": a, "d/kernel:0": a}
-    path = legacy(tmp_path / "x.h5", {"one": body, "two": {"c/kernel:0": b, "e/kernel:0": b}}, keras_version="2.15.0")
+    path = keras_file(
+        tmp_path / "x.h5", {"one": body, "two": {"c/kernel:0": b, "e/kernel:0": b}}, keras_version="2.15.0"
+    )
     with pytest.raises(FormatError, match="/one/c/kernel:0 and /two/c/kernel:0 are both named c/kernel"):
-        h5.read(path)
+        legacy.read(path)
 
 
 def test_weights_of_the_model_itself_are_read(tmp_path: Path) -> None:
     (a, b) = numbered((2,), (3,))
-    path = legacy(tmp_path / "x.h5", {"d": {"m/d/kernel:0": a}})
+    path = keras_file(tmp_path / "x.h5", {"d": {"m/d/kernel:0": a}})
     with h5py.File(path, "a") as file:
         group = file.create_group("top_level_model_weights")
         group.attrs["weight_names"] = ["m/token:0"]
         group["m/token:0"] = b
-    assert same(values(h5.read(path)), {"d/kernel": a, "m/token": b})
+    assert same(values(legacy.read(path)), {"d/kernel": a, "m/token": b})
 
 
 def test_lists_in_pieces_are_joined(tmp_path: Path) -> None:
     layers = {f"layer_{index}": {f"layer_{index}/kernel:0": np.full(2, index, "f4")} for index in range(25)}
-    path = legacy(tmp_path / "x.h5", layers)
+    path = keras_file(tmp_path / "x.h5", layers)
     with h5py.File(path, "a") as file:
         del file.attrs["layer_names"]
         for piece, names in enumerate(np.array_split(np.array(list(layers), "S"), 12)):
             file.attrs[f"layer_names{piece}"] = names
         del file["layer_3"].attrs["weight_names"]
         file["layer_3"].attrs["weight_names0"] = np.array([b"layer_3/kernel:0"])
-    assert list(h5.read(path).tensors) == [f"layer_{index}/kernel" for index in range(25)]
+    assert list(legacy.read(path).tensors) == [f"layer_{index}/kernel" for index in range(25)]
 
 
 @pytest.mark.parametrize(
@@ -262,11 +264,11 @@ def test_lists_in_pieces_are_joined(tmp_path: Path) -> None:
 )
 def test_names_may_be_stored_in_any_kind_of_string(tmp_path: Path, encoded: Callable[[list[str]], np.ndarray]) -> None:
     (array,) = numbered((2,))
-    path = legacy(tmp_path / "x.h5", {"ä conv": {"ä conv/kernel:0": array}, "b": {}})
+    path = keras_file(tmp_path / "x.h5", {"ä conv": {"ä conv/kernel:0": array}, "b": {}})
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = encoded(["ä conv", "b"])
         file["ä conv"].attrs["weight_names"] = encoded(["ä conv/kernel:0"])
-    assert same(values(h5.read(path)), {"ä conv/kernel": array})
+    assert same(values(legacy.read(path)), {"ä conv/kernel": array})
 
 
 @pytest.mark.parametrize("libver", ["earliest", ("v108", "v108"), ("v110", "v110"), "latest"])
@@ -340,7 +342,7 @@ def test_lzf_is_undone_as_h5py_does_it(tmp_path_factory, runs: list[tuple[int, i
         fill(file, {"a": {}})
         file["a"].attrs["weight_names"] = ["a/kernel"]
         file.create_dataset("a/a/kernel", data=array, chunks=array.shape, compression="lzf", shuffle=shuffle)
-    assert same(values(h5.read(path)), {"a/kernel": array})
+    assert same(values(legacy.read(path)), {"a/kernel": array})
 
 
 @pytest.mark.parametrize("compression", [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF])
@@ -357,7 +359,7 @@ def test_a_checksum_may_have_been_added_before_compressing(tmp_path: Path, compr
         dataset = h5py.h5d.create(file["a"].id, b"kernel", h5py.h5t.IEEE_F32LE, space, layout)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
         assert dataset.get_chunk_info(0).filter_mask == 0
-    assert same(values(h5.read(tmp_path / "x.h5")), {"kernel": array})
+    assert same(values(legacy.read(tmp_path / "x.h5")), {"kernel": array})
 
 
 def test_a_chunk_index_of_several_pages_is_read(tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_a_chunk_index_of_several_pages_is_read(tmp_path: Path) -> None:
         for layer, options in {"a": {"chunks": (1, 2)}, "b": {"chunks": (1, 2), "compression": "gzip"}}.items():
             file[layer].attrs["weight_names"] = [f"{layer}/kernel"]
             file[layer].create_dataset(f"{layer}/kernel", data=array, **options)
-    assert same(values(h5.read(tmp_path / "x.h5")), {"a/kernel": array, "b/kernel": array})
+    assert same(values(legacy.read(tmp_path / "x.h5")), {"a/kernel": array, "b/kernel": array})
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -408,7 +410,7 @@ def test_datasets_of_hdf5_before_1_6_are_read(tmp_path: Path, version: int, stor
     struct.pack_into("<HHB3x", data, at + 8 + len(old), 0, room - (len(old) - length), 0)
     data[at + 8 : at + 8 + len(old)] = old
     (tmp_path / "x.h5").write_bytes(data)
-    assert same(values(h5.read(tmp_path / "x.h5")), {"a/kernel": array})
+    assert same(values(legacy.read(tmp_path / "x.h5")), {"a/kernel": array})
 
 
 def test_groups_of_many_layers_are_read(tmp_path: Path) -> None:
@@ -418,13 +420,13 @@ def test_groups_of_many_layers_are_read(tmp_path: Path) -> None:
     for libver in ("earliest", "latest"):
         with h5py.File(tmp_path / "x.h5", "w", libver=libver) as file:
             fill(file, layers)
-        assert same(values(h5.read(tmp_path / "x.h5")), expected)
+        assert same(values(legacy.read(tmp_path / "x.h5")), expected)
 
 
 def test_bfloat16_of_a_legacy_file_of_keras_3_is_refused_since_nothing_says_that_it_is(tmp_path: Path) -> None:
-    path = legacy(tmp_path / "x.h5", {"c": {"c/kernel": np.ones(2, ml_dtypes.bfloat16)}})
+    path = keras_file(tmp_path / "x.h5", {"c": {"c/kernel": np.ones(2, ml_dtypes.bfloat16)}})
     with pytest.raises(FormatError, match=r"/c/c/kernel holds raw 16-bit values.*\.weights\.h5"):
-        h5.read(path)
+        legacy.read(path)
 
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -443,11 +445,11 @@ tensors = st.sampled_from(DTYPES).flatmap(
 def test_what_is_written_is_read_back_in_order_and_bit_by_bit(tmp_path_factory, arrays, metadata) -> None:
     path = tmp_path_factory.mktemp("h5") / "x.h5"
     try:
-        h5.write({name: Tensor.of(array) for name, array in arrays.items()}, metadata, path)
+        legacy.write({name: Tensor.of(array) for name, array in arrays.items()}, metadata, path)
     except FormatError:
         # One name may need a group where another needs a dataset; tested below.
         assume(False)
-    checkpoint = h5.read(path)
+    checkpoint = legacy.read(path)
     assert checkpoint.metadata == metadata
     assert list(checkpoint.tensors) == list(arrays)
     assert same(values(checkpoint), arrays)
@@ -475,8 +477,8 @@ def by_the_library(path: Path) -> dict[str, np.ndarray]:
 )
 def test_the_order_of_the_tensors_is_kept(tmp_path: Path, order: list[str]) -> None:
     arrays = dict(zip(order, numbered(*[(2,)] * len(order)), strict=True))
-    h5.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, tmp_path / "x.h5")
-    found = values(h5.read(tmp_path / "x.h5"))
+    legacy.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, tmp_path / "x.h5")
+    found = values(legacy.read(tmp_path / "x.h5"))
     assert list(found) == order
     assert same(found, arrays)
 
@@ -484,7 +486,7 @@ def test_the_order_of_the_tensors_is_kept(tmp_path: Path, order: list[str]) -> N
 def test_the_file_is_laid_out_as_keras_does_it(tmp_path: Path) -> None:
     tensor = Tensor.of(np.ones((2, 3), "f4").T)
     names = ["features.conv0.weight", "conv1/bn/gamma", "conv1/bn/beta"]
-    h5.write(dict.fromkeys(names, tensor), {"layout": "test"}, tmp_path / "x.h5")
+    legacy.write(dict.fromkeys(names, tensor), {"layout": "test"}, tmp_path / "x.h5")
     with h5py.File(tmp_path / "x.h5") as file:
         assert list(file.attrs["layer_names"]) == [b"features.conv0", b"conv1/bn"]
         assert file.attrs["backend"] == "tensorflow"
@@ -498,14 +500,14 @@ def test_the_file_is_laid_out_as_keras_does_it(tmp_path: Path) -> None:
 def test_long_lists_are_cut_in_pieces_and_metadata_may_be_long(tmp_path: Path) -> None:
     arrays = {f"{'a long name ' * 9}{index}/kernel": np.full(1, index, "f4") for index in range(1300)}
     metadata = {"config": "ü" * 300_000}
-    h5.write({name: Tensor.of(array) for name, array in arrays.items()}, metadata, tmp_path / "x.h5")
+    legacy.write({name: Tensor.of(array) for name, array in arrays.items()}, metadata, tmp_path / "x.h5")
     with h5py.File(tmp_path / "x.h5") as file:
         pieces = [file.attrs[f"layer_names{index}"] for index in range(3)]
         assert "layer_names" not in file.attrs
         assert "layer_names3" not in file.attrs
         assert all(piece.nbytes <= 64512 for piece in pieces)
         assert sum(map(len, pieces)) == 1300
-    checkpoint = h5.read(tmp_path / "x.h5")
+    checkpoint = legacy.read(tmp_path / "x.h5")
     assert checkpoint.metadata == metadata
     assert same(values(checkpoint), arrays)
 
@@ -515,9 +517,9 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     code = """if True:
         import sys, numpy, pathlib
         from denseport.checkpoint import Tensor
-        from denseport.formats.keras import legacy as h5
+        from denseport.formats.keras import legacy
         tensors = {f"c{i}/kernel": Tensor.of(numpy.full((3, 3, 2, 4), i, "f4")) for i in range(20)}
-        h5.write(tensors, {"key": "value"}, pathlib.Path(sys.argv[1]))"""
+        legacy.write(tensors, {"key": "value"}, pathlib.Path(sys.argv[1]))"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("a.h5", "b.h5"):
         subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True, env=environment)
@@ -536,8 +538,8 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
         alive.append("one")
         return np.ones(4, "f4").view(Watched)
 
-    h5.write({f"{n}/kernel": Tensor(np.dtype("f4"), (4,), read) for n in range(3)}, {}, tmp_path / "x.h5")
-    assert len(h5.read(tmp_path / "x.h5").tensors) == 3
+    legacy.write({f"{n}/kernel": Tensor(np.dtype("f4"), (4,), read) for n in range(3)}, {}, tmp_path / "x.h5")
+    assert len(legacy.read(tmp_path / "x.h5").tensors) == 3
 
 
 @pytest.mark.parametrize(
@@ -546,48 +548,47 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
 )
 def test_a_dtype_that_legacy_h5_cannot_hold_is_refused_by_name(tmp_path: Path, dtype: Any, remedy: str) -> None:
     with pytest.raises(FormatError, match=f"x.h5: c/kernel is .*{remedy}"):
-        h5.write({"c/kernel": Tensor.of(np.ones(2, dtype))}, {}, tmp_path / "x.h5")
+        legacy.write({"c/kernel": Tensor.of(np.ones(2, dtype))}, {}, tmp_path / "x.h5")
 
 
 def test_more_axes_or_layers_than_hdf5_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FormatError, match="c/kernel has 33 axes; h5 holds 32"):
-        h5.write({"c/kernel": Tensor.of(np.ones((1,) * 33))}, {}, tmp_path / "x.h5")
+        legacy.write({"c/kernel": Tensor.of(np.ones((1,) * 33))}, {}, tmp_path / "x.h5")
     monkeypatch.setattr(writer, "MESSAGES_AT_MOST", 30)
     with pytest.raises(FormatError, match="a group of 31 layers is too large"):
-        h5.write({f"c{index}/kernel": Tensor.of(np.ones(1)) for index in range(26)}, {}, tmp_path / "x.h5")
+        legacy.write({f"c{index}/kernel": Tensor.of(np.ones(1)) for index in range(26)}, {}, tmp_path / "x.h5")
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "a/./b", "../b", "a\0b", "a/kernel:0", "\ud800", "a/" * 40])
 def test_a_name_that_would_not_come_back_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="cannot be stored as h5"):
-        h5.write({name: Tensor.of(np.ones(2))}, {}, tmp_path / "x.h5")
+        legacy.write({name: Tensor.of(np.ones(2))}, {}, tmp_path / "x.h5")
     assert not (tmp_path / "x.h5").exists()
 
 
 @pytest.mark.parametrize("pair", [["a", "a/b"], ["a/b", "a/a/b/c"], ["a", "a/a/b"]])
 def test_names_that_need_a_dataset_and_a_group_in_one_place_are_refused(tmp_path: Path, pair: list[str]) -> None:
     with pytest.raises(FormatError, match="is needed both as a tensor and as a group"):
-        h5.write(dict.fromkeys(pair, Tensor.of(np.ones(2))), {}, tmp_path / "x.h5")
+        legacy.write(dict.fromkeys(pair, Tensor.of(np.ones(2))), {}, tmp_path / "x.h5")
     with pytest.raises(FormatError, match="is needed both as a tensor and as a group"):
-        h5.write(dict.fromkeys(reversed(pair), Tensor.of(np.ones(2))), {}, tmp_path / "x.h5")
+        legacy.write(dict.fromkeys(reversed(pair), Tensor.of(np.ones(2))), {}, tmp_path / "x.h5")
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        h5.write({"a/b": Tensor.of(np.ones(2))}, {}, tmp_path / "none" / "x.h5")
+        legacy.write({"a/b": Tensor.of(np.ones(2))}, {}, tmp_path / "none" / "x.h5")
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     code = """if True:
         import sys, numpy, pathlib, resource, signal
         from denseport.checkpoint import Tensor
-        from denseport.formats.keras import legacy as h5
-        from denseport.formats.keras import weights as keras3
+        from denseport.formats.keras import legacy, weights
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         tensors = {f"c{i}/kernel": Tensor.of(numpy.ones((3, 3, 32, 32), "f4")) for i in range(9)}
         for limit in (0, 3000, 200_000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            for format in (h5, keras3):
+            for format in (legacy, weights):
                 try:
                     format.write(tensors, {}, pathlib.Path(sys.argv[1]))
                     sys.exit("written")

@@ -24,8 +24,7 @@ from denseport.errors import FormatError, UsageError
 from denseport.formats.hdf5 import File, open_root
 from denseport.formats.hdf5.file import lookup3
 from denseport.formats.hdf5.filters import is_fletcher32
-from denseport.formats.keras import legacy as h5
-from denseport.formats.keras import weights as keras3
+from denseport.formats.keras import legacy, weights
 
 MEBIBYTE = 1 << 20
 WEIGHT = "conv/conv/kernel:0"
@@ -42,7 +41,7 @@ def good(path: Path, **options: Any) -> Path:
     return path
 
 
-def good_keras3(path: Path) -> Path:
+def good_weights(path: Path) -> Path:
     with h5py.File(path, "w") as file:
         file["layers/conv2d/vars/0"] = VALUES
         file["layers/conv2d/vars"].attrs["name"] = "conv"
@@ -62,7 +61,7 @@ def patch(path: Path, old: bytes, new: bytes, count: int = 1, shift: int = 0) ->
 
 
 def read_all(path: Path) -> dict[str, np.ndarray]:
-    with h5.read(path) as checkpoint:
+    with legacy.read(path) as checkpoint:
         return {name: tensor.read() for name, tensor in checkpoint.tensors.items()}
 
 
@@ -84,7 +83,7 @@ def refused(path: Path, reason: str, most: int = 4 * MEBIBYTE) -> None:
 
 def test_the_good_files_are_good(tmp_path: Path) -> None:
     assert np.array_equal(read_all(good(tmp_path / "a.h5"))["conv/kernel"], VALUES)
-    assert np.array_equal(read_all(good_keras3(tmp_path / "b.h5"))["conv/kernel"], VALUES)
+    assert np.array_equal(read_all(good_weights(tmp_path / "b.h5"))["conv/kernel"], VALUES)
 
 
 @pytest.mark.parametrize("place", ["conv", "conv/conv", WEIGHT, "model_weights"])
@@ -108,8 +107,8 @@ def test_links_that_lead_elsewhere_are_refused_wherever_they_stand(tmp_path: Pat
 @pytest.mark.parametrize("place", ["layers", "layers/conv2d", "layers/conv2d/vars", "layers/conv2d/vars/0"])
 @pytest.mark.parametrize("kind", ["soft", "external"])
 def test_links_that_lead_elsewhere_are_refused_in_keras_3_files(tmp_path: Path, place: str, kind: str) -> None:
-    good_keras3(tmp_path / "other.h5")
-    path = good_keras3(tmp_path / "x.h5")
+    good_weights(tmp_path / "other.h5")
+    path = good_weights(tmp_path / "x.h5")
     with h5py.File(path, "a") as file:
         file.move(place, "optimizer")
         file[place] = h5py.SoftLink("/optimizer") if kind == "soft" else h5py.ExternalLink("other.h5", place)
@@ -129,7 +128,7 @@ def test_external_links_are_refused_in_the_newer_kind_of_group(tmp_path: Path) -
 def test_links_that_lead_elsewhere_are_refused_where_nobody_needs_them(
     tmp_path: Path, kind: str, place: str, libver: str
 ) -> None:
-    for write in (good, good_keras3):
+    for write in (good, good_weights):
         path = write(tmp_path / "x.h5")
         with h5py.File(path, "a", libver=libver) as file:
             file[place] = h5py.SoftLink("/nowhere") if kind == "soft" else h5py.ExternalLink("/etc/passwd", "/")
@@ -140,7 +139,7 @@ def test_many_groups_below_one_long_name_do_not_fill_the_memory(tmp_path: Path) 
     """Their paths together would take two hundred times the file."""
     name = "a" * 60_000
     for count in (5, 2_000):
-        path = good_keras3(tmp_path / "x.h5")
+        path = good_weights(tmp_path / "x.h5")
         with h5py.File(path, "a", libver="latest") as file:
             outer = file.create_group(name)
             for number in range(count):
@@ -162,7 +161,7 @@ def test_a_path_is_not_followed_round_a_group_that_holds_itself(tmp_path: Path) 
 
 
 def test_a_keras_3_file_whose_groups_go_round_is_refused(tmp_path: Path) -> None:
-    path = good_keras3(tmp_path / "x.h5")
+    path = good_weights(tmp_path / "x.h5")
     with h5py.File(path, "a") as file:
         file["layers/functional/layers"] = file["layers"]
     refused(path, "/layers/functional/layers leads to a group that has another path")
@@ -510,7 +509,7 @@ def test_names_are_escaped_in_errors(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = ["\x1b[2J\n" + "x" * 10_000]
     with pytest.raises(FormatError) as error:
-        h5.read(path)
+        legacy.read(path)
     assert "\\x1b[2J\\n" in str(error.value)
     assert len(str(error.value)) < 400
 
@@ -572,7 +571,7 @@ def test_an_attribute_that_declares_more_strings_than_it_stores_is_refused(tmp_p
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
-    for make in (good, good_keras3):
+    for make in (good, good_weights):
         data = make(tmp_path / "whole.h5").read_bytes()
         path = tmp_path / "x.h5"
         for length in [*range(1, 100), *range(100, len(data), 61), len(data) - 1]:
@@ -601,7 +600,7 @@ def test_what_is_no_hdf5_file_is_refused(tmp_path: Path) -> None:
         refused(tmp_path / "x.h5", "is no HDF5 file|superblock|is empty")
     for path in (tmp_path / "gone.h5", tmp_path):
         with pytest.raises(UsageError, match="cannot be read"):
-            h5.read(path)
+            legacy.read(path)
 
 
 def test_a_file_that_its_writer_did_not_close_is_refused(tmp_path: Path) -> None:
@@ -651,7 +650,7 @@ def test_objects_that_are_not_where_they_should_be_are_refused(tmp_path: Path) -
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
     for options in ({}, {"chunks": (3, 3, 2, 2)}):
         path = good(tmp_path / "x.h5", **options)
-        with h5.read(path) as checkpoint:
+        with legacy.read(path) as checkpoint:
             path.write_bytes(path.read_bytes()[:1000])
             with pytest.raises(FormatError, match="became shorter while it was read"):
                 checkpoint.tensors["conv/kernel"].read()
@@ -666,14 +665,14 @@ def test_a_file_that_cannot_be_read_any_longer_is_refused(tmp_path: Path, monkey
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with h5.read(good(tmp_path / "x.h5")) as checkpoint:
+    with legacy.read(good(tmp_path / "x.h5")) as checkpoint:
         monkeypatch.setattr(os, "preadv", fails)
         with pytest.raises(FormatError, match=r"cannot be read \(Input/output error\)"):
             checkpoint.tensors["conv/kernel"].read()
 
 
 def test_values_are_not_read_from_another_file_once_theirs_is_closed(tmp_path: Path) -> None:
-    checkpoint = h5.read(good(tmp_path / "x.h5"))
+    checkpoint = legacy.read(good(tmp_path / "x.h5"))
     checkpoint.close()
     with (tmp_path / "x.h5").open("rb"), pytest.raises(UsageError, match="is closed already"):
         checkpoint.tensors["conv/kernel"].read()
@@ -687,13 +686,13 @@ def test_a_file_is_closed_when_it_is_refused_or_forgotten(tmp_path: Path) -> Non
     before = len(list(folder.iterdir()))
     path = good(tmp_path / "x.h5")
     for _ in range(3):
-        h5.read(path)
-        with h5.read(path) as checkpoint:
+        legacy.read(path)
+        with legacy.read(path) as checkpoint:
             checkpoint.close()
     patch(path, b"SNOD", b"XXXX", count=path.read_bytes().count(b"SNOD"))
     for _ in range(3):
         with pytest.raises(FormatError):
-            h5.read(path)
+            legacy.read(path)
     assert len(list(folder.iterdir())) == before
 
 
@@ -748,7 +747,7 @@ def test_messages_of_unknown_kinds_are_refused(
 
 
 def test_a_link_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
-    h5.write({"conv/kernel": Tensor.of(VALUES)}, {}, tmp_path / "x.h5")
+    legacy.write({"conv/kernel": Tensor.of(VALUES)}, {}, tmp_path / "x.h5")
     refused(changed(tmp_path / "x.h5", message(0x06, 32), b"\x09", 8), "has a link of version 9")
 
 
@@ -924,8 +923,8 @@ def several(folder: Path) -> list[bytes]:
     for index in range(4):
         tensors[f"c{index}/kernel"] = Tensor.of(VALUES + index)
         tensors[f"c{index}/bias"] = Tensor.of(np.arange(2, dtype="f4"))
-    h5.write(tensors, {"a": "b"}, folder / "0.h5")
-    keras3.write(tensors, {"a": "b"}, folder / "1.h5")
+    legacy.write(tensors, {"a": "b"}, folder / "0.h5")
+    weights.write(tensors, {"a": "b"}, folder / "1.h5")
     variants: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("0.h5", {}, {}),
         ("1.h5", {}, {"chunks": True, "compression": "gzip", "shuffle": True, "fletcher32": True}),

@@ -1,7 +1,7 @@
 """Containers of named arrays, and of plain JSON beside them: files and folders. Nothing here knows what a DenseNet is.
 
-Each format has a module with the same two verbs, `read(path, shown)` and `write(tensors, metadata, path, shown)`, where
-`shown` is what errors call the file. `--help` takes the names of the formats from here: this module imports no numpy.
+Each format has a module with the same two verbs, `read` and `write`. `--help` takes the names of the formats from here:
+this module imports no numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denseport.errors import FormatError, UsageError, quoted
 
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 # more takes minutes.
 MAX_TENSORS = 1 << 14
 MAX_LETTERS_OF_NAMES = 1 << 20
+
+# Of the folders of libraries, those with weights first.
+CONFIG = "config.json"
+TIMM_FILES = ("model.safetensors", CONFIG)
+KERAS_HUB_FILES = (
+    "model.weights.h5",
+    "task.weights.h5",
+    CONFIG,
+    "metadata.json",
+    "task.json",
+    "preprocessor.json",
+    "image_converter.json",
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,8 @@ class Format:
         room: Its module, below this package.
         suffixes: With which names of such files end; the first is the one that is written.
         compound: A suffix of two parts, both of which belong to it, or "".
-        is_folder: Whether it is a folder of files, which a library writes.
-        described: Whether the model is described beside its weights; without a description it cannot be written.
+        files: Of a folder, the names that its files may have; the first and `CONFIG` are always there.
+        described: Whether it holds a description of its model beside the weights, without which it is not written.
     """
 
     name: str
@@ -44,12 +57,15 @@ class Format:
     room: str
     suffixes: tuple[str, ...] = ()
     compound: str = ""
-    is_folder: bool = False
+    files: tuple[str, ...] = ()
     described: bool = False
 
     @property
     def module(self) -> ModuleType:
-        """The module that reads and writes it."""
+        """What reads and writes it: `read(path, shown)` and `write(tensors, metadata, path, shown)`.
+
+        `write` takes the description before the path where there is one.
+        """
         return import_module(f"denseport.formats.{self.room}")
 
 
@@ -61,14 +77,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             Format("h5", "keras", "keras.legacy", (".h5", ".hdf5"), ".weights.h5"),
             Format("safetensors", "torch", "safetensors", (".safetensors",)),
             Format("keras", "keras", "keras.archive", (".keras",), described=True),
-            Format("timm", "torch", "folder", is_folder=True, described=True),
-            Format("keras-hub", "keras", "folder", is_folder=True, described=True),
+            Format("timm", "torch", "folders.timm", files=TIMM_FILES, described=True),
+            Format("keras-hub", "keras", "folders.keras_hub", files=KERAS_HUB_FILES, described=True),
         )
     }
 )
 """Every format by its name."""
 
-NAMES = tuple(each.name for each in FORMATS.values() if not each.is_folder)
+NAMES = tuple(each.name for each in FORMATS.values() if not each.files)
 """The names of the formats of files."""
 
 SUFFIXES: Mapping[str, str] = MappingProxyType(
@@ -150,8 +166,8 @@ def read(
     Raises:
         FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
-    room = import_module("denseport.formats.folder") if path.is_dir() else FORMATS[sniff(path, shown)].module
-    checkpoint: Checkpoint = room.read(path, shown)
+    found = _folder(path, shown) if path.is_dir() else FORMATS[sniff(path, shown)]
+    checkpoint: Checkpoint = found.module.read(path, shown)
     held, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
     fault = ""
     if format not in (None, checkpoint.format):
@@ -175,8 +191,24 @@ def files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         return (path,)
-    found: tuple[Path, ...] = import_module("denseport.formats.folder").weights_files(path)
-    return found
+    weights = [path / name for name in _folder(path).files if not name.endswith(".json")]
+    return tuple(file for file in weights if file.is_file())
+
+
+def _folder(path: Path, shown: str | Path | None = None) -> Format:
+    """The format of a folder.
+
+    Raises:
+        UsageError: None of the libraries wrote it.
+    """
+    folders = [each for each in FORMATS.values() if each.files]
+    for each in folders:
+        if (path / each.files[0]).is_file() and (path / CONFIG).is_file():
+            return each
+    raise UsageError(
+        f"{shown or path}: is a folder without {CONFIG} and {' or '.join(each.files[0] for each in folders)}, which "
+        f"{' and '.join(each.name for each in folders)} write; give the file that holds the weights"
+    )
 
 
 def write(
@@ -186,21 +218,31 @@ def write(
     format: str,  # noqa: A002
     nesting: Mapping[str, str] = MappingProxyType({}),
     shown: str | Path | None = None,
+    description: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Writes every tensor to `path`, one at a time in memory.
+    """Writes every tensor, one at a time in memory.
 
-    `nesting` names the inner model of each Keras layer that belongs to one; other formats have no such thing.
-    A name that ends in `.weights.h5` gives the Keras 3 container, any other h5 name the legacy one. Errors call the
-    file `shown`, where that is given.
+    Args:
+        tensors: What to write, by name.
+        metadata: The strings that travel with the weights.
+        path: The file, which is made or overwritten, or a folder that is there. A name that ends in `.weights.h5` gives
+            the Keras 3 container, any other h5 name the legacy one.
+        format: The format's name.
+        nesting: The inner model of each Keras layer that belongs to one; of use to h5 alone.
+        shown: What errors call the file, where that is not `path`.
+        description: What describes the net beside its weights, as `Checkpoint.description`, where the format has that.
 
     Raises:
         FormatError: The container cannot hold these names or dtypes.
+        UsageError: There is no such format, or it needs a description.
     """
-    if format not in FORMATS or FORMATS[format].described:
+    if format not in FORMATS or (FORMATS[format].described and not description):
         plain = ", ".join(each.name for each in FORMATS.values() if not each.described)
         more = "; convert writes .keras" if format == "keras" else ""
         raise UsageError(f"{shown or path}: {quoted(format)} cannot be written; choose one of {plain}{more}")
-    if format == "h5":
+    if FORMATS[format].described:
+        FORMATS[format].module.write(tensors, metadata, description, path, shown)
+    elif format == "h5":
         room = "weights" if path.name.endswith(".weights.h5") else "legacy"
         import_module(f"denseport.formats.keras.{room}").write(tensors, metadata, path, nesting, shown)
     else:

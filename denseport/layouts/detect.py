@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
+from denseport.layouts import descriptions
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Groups
 from denseport.layouts.match import Detection, MisfitError, match
-from denseport.layouts.observed_traits import observed_traits
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 
@@ -34,33 +35,30 @@ def detect(
     """
     if not checkpoint.tensors:
         raise LayoutError(f"{checkpoint.label}: holds no tensors; nothing can be converted from it")
-    try:
-        described = observed_traits(checkpoint.model_config) if checkpoint.model_config else {}
-    except LayoutError as error:
-        raise LayoutError(f"{checkpoint.label}: {error}") from None
-    recorded = checkpoint.metadata.get("layout", "")
-    if layout is None and recorded and recorded not in known_layouts() and "source_sha256" in checkpoint.metadata:
+    described = descriptions.stated(checkpoint)
+    recorded = checkpoint.metadata.get(metadata.LAYOUT, described.layout)
+    if layout is None and recorded and recorded not in known_layouts() and metadata.SOURCE in checkpoint.metadata:
         raise LayoutError(
             f"{checkpoint.label}: was written in layout {quoted(recorded)}, which does not ship with denseport; "
             "give its file with --from-layout"
         )
     misfits: list[MisfitError] = []
-    for candidates in _candidates(checkpoint, layout):
+    for candidates in _candidates(checkpoint, layout, recorded):
         for prefix, originals in without_prefixes(checkpoint.tensors):
-            fits, others = _try(checkpoint, candidates, originals, described, head == "drop")
+            fits, others = _try(checkpoint, candidates, originals, described.traits, head == "drop")
             if fits:
                 return replace(_one(fits, checkpoint), prefix=prefix)
             misfits += others
     raise _no_match(checkpoint, misfits, asked=layout is not None)
 
 
-def _candidates(checkpoint: Checkpoint, layout: str | Path | None) -> list[list[Layout]]:
+def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str) -> list[list[Layout]]:
     """The layouts to try: where one of the first list fits, those of the next do not come into question."""
     if layout is not None:
         return [[find_layout(layout)]]
     known = list(known_layouts().values())
-    if recorded := [candidate for candidate in known if candidate.name == checkpoint.metadata.get("layout")]:
-        return [recorded, [candidate for candidate in known if candidate.detected]]
+    if first := [candidate for candidate in known if candidate.name == recorded]:
+        return [first, [candidate for candidate in known if candidate.detected]]
     if checkpoint.nameless:
         of_keras = [c for c in known if c.detected and KERAS in c.frameworks and TORCH not in c.frameworks]
         return [[c for c in known if c.nameless], of_keras]

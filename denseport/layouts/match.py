@@ -14,7 +14,8 @@ from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
-from denseport.layouts.traits import Origin, decide, recorded_traits
+from denseport.layouts.traits import Origin, decide
+from denseport.metadata import recorded_traits
 from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
 
@@ -193,7 +194,9 @@ class _Attempt:
         head = self.take_head(config)
         if head:
             config = self.architecture()
-        traits = decide(self.layout, config, described, recorded_traits(self.checkpoint, self.layout))
+        file = self.checkpoint
+        recorded = recorded_traits(file.metadata, self.layout.name, file.label, Traits)
+        traits = decide(self.layout, config, described, recorded)
         config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
         if drop_head and config.num_classes is None:
             self.drop_strangers()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from denseport.checkpoint import Checkpoint
-from denseport.errors import LayoutError, quoted
 from denseport.layouts.spec import Layout
 from denseport.net.config import DenseNetConfig, Traits
 
@@ -46,22 +43,3 @@ def decide(
         "file": described,
     }
     return {name: Trait(value, origin) for origin, said in weakest_first.items() for name, value in said.items()}
-
-
-def recorded_traits(checkpoint: Checkpoint, layout: Layout) -> dict[str, Any]:
-    """The traits that a conversion to this layout wrote into the file's metadata; none where it was another layout.
-
-    Raises:
-        LayoutError: They are not those of a DenseNet.
-    """
-    if checkpoint.metadata.get("layout") != layout.name or "traits" not in checkpoint.metadata:
-        return {}
-    try:
-        recorded: dict[str, Any] = json.loads(checkpoint.metadata["traits"])
-        Traits(**recorded)
-    except (ValueError, TypeError, RecursionError, LayoutError) as error:
-        raise LayoutError(
-            f"{checkpoint.label}: the recorded traits are not those of a DenseNet: {quoted(error)}; "
-            "write the file again from its source"
-        ) from None
-    return recorded

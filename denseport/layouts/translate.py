@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import operator
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.errors import LayoutError
 from denseport.layouts.detect import detect
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
+from denseport.metadata import recorded_counters
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers
 from denseport.net.weights import Weights
-
-COUNTERS = "num_batches_tracked"
 
 
 def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
@@ -112,32 +108,20 @@ def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, 
     return tensor.changed(lambda values: values.reshape(len(values), *first).transpose(0, 2, 1).reshape(values.shape))
 
 
-def counters_to_text(weights: Weights) -> str:
-    """The step counters for a file that has no tensors for them: one number where all agree, "" where all are zero."""
+def counters_to_record(weights: Weights) -> int | dict[str, int]:
+    """The step counters for a file that has no tensors for them: one number where all agree, 0 where all are zero."""
     counts = {norm: int(tensor.read()) for norm, tensor in weights.counters.items()}
     norms = sum(layer.kind == "norm" for layer in layers(weights.config))
     if not any(counts.values()):
-        return ""
-    if len(counts) == norms and len(set(counts.values())) == 1:
-        return str(next(iter(counts.values())))
-    return json.dumps(counts)
+        return 0
+    return next(iter(counts.values())) if len(counts) == norms and len(set(counts.values())) == 1 else counts
 
 
 def _recorded_counters(checkpoint: Checkpoint, config: DenseNetConfig) -> dict[str, Tensor]:
-    """The step counters that an earlier conversion recorded as `counters_to_text` writes them."""
-    text = checkpoint.metadata.get(COUNTERS, "")
-    if not text:
-        return {}
+    """The step counters that an earlier conversion recorded."""
     norms = [layer.name for layer in layers(config) if layer.kind == "norm"]
-    try:
-        recorded = json.loads(text)
-        counts = recorded if isinstance(recorded, dict) else dict.fromkeys(norms, recorded)
-        return {norm: Tensor.of(np.array(operator.index(counts[norm]), np.int64)) for norm in norms if norm in counts}
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise LayoutError(
-            f"{checkpoint.label}: the recorded {COUNTERS} is neither a number nor a table of numbers; "
-            "write the file again from its source"
-        ) from None
+    counts = recorded_counters(checkpoint.metadata, norms, checkpoint.label)
+    return {norm: Tensor.of(np.array(count, np.int64)) for norm, count in counts.items()}
 
 
 def translate(

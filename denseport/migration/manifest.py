@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from denseport import exports, formats
+from denseport import formats
 from denseport.errors import UsageError, listed, quoted
 from denseport.migration import places
 from denseport.migration.results import FILE_NAME
 from denseport.options import Converting, files_named, parsed, valid, without_defaults
-from denseport.planning import target_path
+from denseport.planning import folder_kind, target_path
 
 MAX_BYTES = 8 << 20
 MAX_TOML_BYTES = 2 << 20
@@ -171,7 +171,7 @@ def _check_targets(every: list[Row], dst: str) -> None:
     sources = {places.real(row.source) for row in every}
     taken: dict[str, str] = {FILE_NAME: "the file of results"}
     for row in every:
-        if exports.folder_kind(Path(row.target), row.options.get("to_format"), row.options.get("to_layout")):
+        if folder_kind(Path(row.target), row.options.get("to_format"), row.options.get("to_layout")):
             raise UsageError(f"{quoted(row.target)}: would be a folder, and migrate writes files; use convert")
         if row.target in taken:
             raise UsageError(

@@ -13,8 +13,9 @@ from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Detection, Weights, to_canonical
 from denseport.load import opened
+from denseport.metadata import recorded_preprocessing
 from denseport.net.config import DenseNetConfig, Traits
-from denseport.preprocessing import Preprocessing, find_preprocessing, recorded
+from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.running.libraries import LIBRARIES
 
 OTHER_FRAMEWORK = {"torch": "keras", "keras": "torch"}
@@ -125,7 +126,8 @@ def _side(path: Path, layout: str | Path | None, head: Literal["keep", "drop"]) 
             framework=native,
             config=found.config.without_head() if head == "drop" else found.config,
             narrow=_narrow(checkpoint, found),
-            preprocessing=recorded(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing),
+            preprocessing=recorded_preprocessing(checkpoint.metadata, path)
+            or find_preprocessing(found.layout.preprocessing),
             dropped=found.config.num_classes is not None and head == "drop",
         )
 

@@ -7,8 +7,6 @@ its own (`denseport.models.keras.layers`), so that the twins agree, while a libr
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 
 from denseport import layouts
 from denseport.checkpoint import Checkpoint, Tensor
+from denseport.metadata import Record
 from denseport.net.config import Traits
 from denseport.running.request import Training
 
@@ -113,7 +112,7 @@ def canonical_arrays(arrays: Mapping[str, np.ndarray], layout: str, traits: Trai
         layout: The layout.
         traits: Those of the net, where the layout does not say them.
     """
-    metadata = {"layout": layout, "traits": json.dumps(dataclasses.asdict(traits))}
+    metadata = Record(layout, vars(traits)).strings()
     checkpoint = Checkpoint({name: Tensor.of(array) for name, array in arrays.items()}, metadata)
     weights = layouts.to_canonical(checkpoint, layouts.detect(checkpoint, layout)).concatenated("old-first")
     return {name: tensor.read() for name, tensor in weights.tensors.items()}

@@ -19,8 +19,7 @@ import h5py
 import numpy as np
 
 from denseport.checkpoint import Tensor
-from denseport.formats.keras import legacy as h5
-from denseport.formats.keras import weights as keras3
+from denseport.formats.keras import legacy, weights
 
 keras = import_module(os.environ.get("KERAS", "keras"))
 KERAS_3 = keras.__version__.startswith("3")
@@ -112,8 +111,8 @@ def main(folder: Path) -> None:
         model = plain()
         model.save_weights(folder / "bfloat16.weights.h5")
         np.savez(folder / "bfloat16.npz", **{key: value.astype("float32") for key, value in named(model).items()})
-        with h5.read(folder / "bfloat16.weights.h5") as checkpoint:
-            keras3.write(checkpoint.tensors, {}, folder / "ours-bfloat16.weights.h5")
+        with legacy.read(folder / "bfloat16.weights.h5") as checkpoint:
+            weights.write(checkpoint.tensors, {}, folder / "ours-bfloat16.weights.h5")
         model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
         model.load_weights(folder / "ours-bfloat16.weights.h5")
         np.savez(folder / "ours-bfloat16.npz", **{key: value.astype("float32") for key, value in named(model).items()})
@@ -121,10 +120,10 @@ def main(folder: Path) -> None:
 
 
 def load_ours(model, folder: Path, name: str) -> None:
-    with h5.read(folder / f"{name}.h5") as checkpoint:
+    with legacy.read(folder / f"{name}.h5") as checkpoint:
         negated = {key: Tensor.of(-tensor.read()) for key, tensor in checkpoint.tensors.items()}
-    h5.write(negated, {"made by": "a test"}, folder / f"ours-{name}.h5")
-    keras3.write(negated, {"made by": "a test"}, folder / f"ours-{name}.weights.h5")
+    legacy.write(negated, {"made by": "a test"}, folder / f"ours-{name}.h5")
+    weights.write(negated, {"made by": "a test"}, folder / f"ours-{name}.weights.h5")
     for suffix in (".h5", ".weights.h5") if KERAS_3 else (".h5",):
         model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
         model.load_weights(folder / f"ours-{name}{suffix}")

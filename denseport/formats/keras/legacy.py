@@ -1,4 +1,4 @@
-"""HDF5 files of Keras: the legacy container of Keras 1, 2 and 3 here, the `.weights.h5` of Keras 3 in `keras3`.
+"""HDF5 files of Keras: the legacy container of Keras 1, 2 and 3 here, the `.weights.h5` of Keras 3 in `weights`.
 
 A legacy file has a group for each layer, and lists of names in attributes: `layer_names` on the group of all layers,
 `weight_names` on each layer's group. A full model keeps that tree in `model_weights`, beside its config and optimizer.
@@ -21,18 +21,18 @@ from denseport.checkpoint import Checkpoint, Tensor, dtype_name
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats.hdf5 import Dataset, File, Group, open_root
 from denseport.formats.hdf5.writer import Writer
-from denseport.formats.keras import weights as keras3
-from denseport.formats.keras.attributes import (
-    METADATA,
+from denseport.formats.keras import (
     check_names,
     has_names,
+    parse_config,
     read_metadata,
     read_names,
+    weights,
     write_metadata,
     write_names,
 )
-from denseport.formats.keras.config import parse_config
 from denseport.formats.keras.weights import BARE_NORM
+from denseport.metadata import H5_ATTRIBUTE
 
 LAYERS = "layer_names"
 WEIGHTS = "weight_names"
@@ -42,8 +42,8 @@ MODEL_WEIGHTS = "model_weights"
 MODEL_CONFIG = "model_config"
 # A group beside those of the layers, for variables that belong to the model itself.
 TOP_LEVEL = "top_level_model_weights"
-# What this file says of itself: in the manner of Keras 3, whose weight names carry no `:0`.
-KERAS_VERSION = "3.0.0"
+# What a file says of itself: in the manner of Keras 3, whose weight names carry no `:0`.
+FIRST_KERAS_3 = "3.0.0"
 
 
 def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
@@ -70,7 +70,7 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
         elif wrapper:
             raise file.broken(f"{MODEL_WEIGHTS} has no attribute {LAYERS}")
         else:
-            checkpoint = keras3.read(file, root, path)
+            checkpoint = weights.read(file, root, path)
         opened.pop_all()
     return checkpoint
 
@@ -107,7 +107,7 @@ def write(
     with Writer(path, shown) as writer:
         write_names(writer, writer.root, LAYERS, layers)
         writer.string(writer.root, "backend", "tensorflow")
-        writer.string(writer.root, "keras_version", KERAS_VERSION)
+        writer.string(writer.root, "keras_version", FIRST_KERAS_3)
         write_metadata(writer, metadata)
         if [name for names in layers.values() for name in names] != list(tensors):
             write_names(writer, writer.root, ORDER, tensors)
@@ -126,9 +126,10 @@ def _legacy(file: File, root: Group, tree: Group, wrapper: str) -> Checkpoint:
         if sorted(in_order) != sorted(datasets):
             raise file.broken(f"attribute {ORDER} lists other tensors than the layers hold")
         datasets = {name: datasets[name] for name in in_order}
-    named = (LAYERS, WEIGHTS, ORDER, METADATA, "keras_version", "backend")
+    named = (LAYERS, WEIGHTS, ORDER, H5_ATTRIBUTE, "keras_version", "backend")
     others = [link for link in root.links if link != wrapper] if wrapper else []
     others += [attribute for attribute in root.attributes if attribute.rstrip("0123456789") not in named]
+    description = _model_config(file, root)
     major = re.match(r"\d{1,3}", version)
     maker = ", ".join(part for part in (f"keras {version}" if version else "", backend) if part)
     return Checkpoint(
@@ -142,7 +143,8 @@ def _legacy(file: File, root: Group, tree: Group, wrapper: str) -> Checkpoint:
         wrapper=wrapper,
         others=tuple(others),
         backend=backend,
-        model_config=_model_config(file, root),
+        description=description,
+        described_by="keras" if description else "",
         close=file.close,
     )
 
@@ -167,10 +169,10 @@ def _datasets(file: File, tree: Group, version: str) -> dict[str, Dataset]:
         group = tree.group(layer)
         if not has_names(group, WEIGHTS) and group.links:
             raise file.broken(f"layer {quoted(layer)} holds {listed(group.links, 3)} but has no attribute {WEIGHTS}")
-        weights = read_names(group, WEIGHTS)
-        full = [weight.removesuffix(":0") for weight in weights]
+        stored = read_names(group, WEIGHTS)
+        full = [name.removesuffix(":0") for name in stored]
         short = full if layer == TOP_LEVEL else list(_short_names(layer, full, version))
-        found += zip(short, full, (group.dataset(weight) for weight in weights), strict=True)
+        found += zip(short, full, (group.dataset(name) for name in stored), strict=True)
     # Two nested models may have inner layers of one name: then the longer names tell them apart, or nothing does.
     ambiguous = {name for name, count in Counter(found_as for found_as, _, _ in found).items() if count > 1}
     datasets: dict[str, Dataset] = {}

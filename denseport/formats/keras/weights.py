@@ -18,7 +18,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError, quoted
 from denseport.formats.hdf5 import Dataset, File, Group
 from denseport.formats.hdf5.writer import Writer
-from denseport.formats.keras.attributes import check_names, read_metadata, write_metadata
+from denseport.formats.keras import check_names, read_metadata, write_metadata
 
 VARIABLES = "vars"
 KERNEL = ("kernel", "bias")

@@ -14,8 +14,8 @@ from denseport.formats.pth.pickles import MAX_BYTES, SAVE_STATE_DICT, TorchUnpic
 from denseport.formats.pth.tensors import StoredBytes
 from denseport.formats.source_file import COPY_AGAIN, SourceFile
 from denseport.formats.zip import ZipArchive
+from denseport.metadata import ZIP_RECORD
 
-METADATA_RECORD = "extra/denseport.json"
 MAX_METADATA_BYTES = 1 << 20
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -76,7 +76,7 @@ def read_zip(file: SourceFile) -> Contents:
 
 
 def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str]:
-    entry = archive.entries.get(root + METADATA_RECORD)
+    entry = archive.entries.get(root + ZIP_RECORD)
     if entry is None:
         return {}
     text = archive.content(entry, MAX_METADATA_BYTES)
@@ -86,7 +86,7 @@ def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str
             part.encode("utf-8")  # a lone surrogate could not be written anywhere
     except (ValueError, RecursionError, AttributeError):
         raise FormatError(
-            f"{file.path}: its metadata ({METADATA_RECORD}) is no JSON object of strings; write the file again"
+            f"{file.path}: its metadata ({ZIP_RECORD}) is no JSON object of strings; write the file again"
         ) from None
     return metadata  # type: ignore[no-any-return]
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from denseport.checkpoint import Tensor, dtype_name, pieces
 from denseport.errors import FormatError, quoted
-from denseport.formats.pth.containers import MAX_METADATA_BYTES, METADATA_RECORD
+from denseport.formats.pth.containers import MAX_METADATA_BYTES
 from denseport.formats.pth.objects import DTYPES, STORAGES
 from denseport.formats.zip.writer import ZipWriter
+from denseport.metadata import ZIP_RECORD
 
 ROOT = "archive"
 ALIGNMENT = 64
@@ -63,7 +64,7 @@ def write(
         for index, (name, tensor) in enumerate(tensors.items()):
             crcs.append(archive.add(f"data/{index}", _values(name, tensor, shown), tensor.nbytes))
         if metadata:
-            crcs.append(archive.add(METADATA_RECORD, [extra]))
+            crcs.append(archive.add(ZIP_RECORD, [extra]))
         crcs.append(archive.add("version", [b"3\n"]))
         archive.add(".data/serialization_id", [_fingerprint(crcs)])
 

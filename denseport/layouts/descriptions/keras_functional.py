@@ -8,11 +8,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import TRAIT_NAMES, DenseNetConfig
 from denseport.net.graph import Node, graph, reduction
+from denseport.preprocessing import Preprocessing
 
+STATED = TRAIT_NAMES
 CHANNELS_LAST = {"data_format": "channels_last"}
+
+
+def layout_of(config: DenseNetConfig) -> str:
+    """keras.applications' names where it has such nets, else this project's own."""
+    layout = find_layout("keras-applications")
+    return layout.name if not layout.cannot_build(config) and not layout.mismatches(config) else "denseport"
+
+
+def cannot_hold(config: DenseNetConfig) -> str:
+    """Why Keras' own layers cannot compute such a net, or "" where they can."""
+    if config.traits.stem_pool == "max-blur":
+        return "Keras has no layer that reflects borders, which a blur pool needs"
+    if config.traits.stem_pool == "max" and config.traits.padding == "symmetric" and not config.stem_norm:
+        return "Keras has no layer that pads a maximum of negative values on both sides"
+    return ""
+
+
+def describe(config: DenseNetConfig, layout: Layout, _: Preprocessing | None) -> tuple[dict[str, Any], list[str]]:
+    """The serialised model, with features in the layout's order of concatenation, and no notes."""
+    order = layout.traits.get("concatenation", config.traits.concatenation)
+    return functional(config.replace(concatenation=order), layout), []
 
 
 def functional(config: DenseNetConfig, layout: Layout) -> dict[str, Any]:

@@ -6,8 +6,6 @@ describes; a module's place in its parents spells its canonical name, `block1.la
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from denseport.metadata import Record
 from denseport.models import require_fit
 from denseport.net.config import DenseNetConfig
 
@@ -72,7 +71,7 @@ class DenseNet(nn.Sequential):
     @property
     def metadata(self) -> dict[str, str]:
         """What a safetensors file of the state dict should carry, so that denseport knows the net's traits again."""
-        return {"format": "pt", "layout": "denseport", "traits": json.dumps(dataclasses.asdict(self.config.traits))}
+        return Record("denseport", vars(self.config.traits), "torch").strings()
 
 
 def stem(config: DenseNetConfig) -> nn.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import denseport
 from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, LayoutError
-from denseport.formats.keras.config import MAX_CONFIG_BYTES
+from denseport.formats.keras import MAX_CONFIG_BYTES
 from denseport.layouts import Weights, find_layout, from_canonical
-from denseport.layouts.model_layers import model_layers
-from denseport.layouts.observed_traits import observed_traits
+from denseport.layouts.descriptions.keras import model_layers, stated
 
 PLAIN = SMALL["four blocks"][0]
+FILE = "somebody's model"
 BUILT_IN = {"module": "keras.initializers", "class_name": "HeNormal", "config": {"seed": None}, "registered_name": None}
 # As Keras 3 and Keras 2 serialise `activation=lambda x: ...`.
 LAMBDA = {"class_name": "__lambda__", "config": {"value": ["4wEAAAA=", None, None]}, "module": "builtins"}
@@ -67,8 +67,12 @@ def reclassed(name: str, **facts: Any) -> dict[str, Any]:
     return whole
 
 
+def stated_traits(config: dict[str, Any]) -> Mapping[str, Any]:
+    return stated(config, FILE).traits
+
+
 def test_a_sound_model_says_its_traits() -> None:
-    assert observed_traits(model()) == {
+    assert stated_traits(model()) == {
         "epsilon": 1.001e-5,
         "padding": "symmetric",
         "stem_stride": 2,
@@ -79,7 +83,7 @@ def test_a_sound_model_says_its_traits() -> None:
 
 def test_keras_1_calls_padding_and_strides_otherwise() -> None:
     stem = {"class_name": "Convolution2D", "config": {"name": "a", "border_mode": "same", "subsample": [1, 1]}}
-    traits = observed_traits({"class_name": "Sequential", "config": [stem]})
+    traits = stated_traits({"class_name": "Sequential", "config": [stem]})
     assert (traits["padding"], traits["stem_stride"]) == ("same", 1)
 
 
@@ -146,8 +150,9 @@ REFUSED = {
 def test_what_would_change_the_function_or_needs_code_is_refused_by_the_layer_s_name(what: str) -> None:
     config, message = REFUSED[what]
     with pytest.raises(LayoutError, match=message) as error:
-        observed_traits(config)
+        stated_traits(config)
     assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{FILE}: ")
 
 
 @pytest.mark.parametrize(
@@ -166,19 +171,19 @@ def test_what_would_change_the_function_or_needs_code_is_refused_by_the_layer_s_
 )
 def test_what_is_keras_own_or_changes_nothing_is_read(config: dict[str, Any]) -> None:
     assert len(model_layers(config)) == 12
-    assert observed_traits(config)["epsilon"] == 1.001e-5
+    assert stated_traits(config)["epsilon"] == 1.001e-5
 
 
 def test_an_activation_that_is_keras_own_function_is_a_relu() -> None:
     config = changed("act2", activation=RELU_LAYER)
-    assert observed_traits(config)["final_activation"] == "relu"
-    assert observed_traits(changed("act2", activation="linear"))["final_activation"] == "none"
+    assert stated_traits(config)["final_activation"] == "relu"
+    assert stated_traits(changed("act2", activation="linear"))["final_activation"] == "none"
 
 
 def test_at_most_twenty_layers_are_named() -> None:
     layers = [layer("BatchNormalization", f"bn{n}", epsilon=1e-5 * (1 + n % 2)) for n in range(99)]
     with pytest.raises(LayoutError, match="and 29 more"):
-        observed_traits({"class_name": "Sequential", "config": layers})
+        stated_traits({"class_name": "Sequential", "config": layers})
 
 
 def saved(path: Path, config: dict[str, Any]) -> Path:

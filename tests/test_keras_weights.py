@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from denseport import formats
 from denseport.checkpoint import Tensor
 from denseport.errors import FormatError
-from denseport.formats.keras import legacy as h5
-from denseport.formats.keras import weights as keras3
+from denseport.formats.keras import legacy, weights
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -37,7 +36,7 @@ def saved(path: Path, layers: Mapping[str, Any], names: Mapping[str, str] | None
 
 
 def values(path: Path) -> dict[str, np.ndarray]:
-    with h5.read(path) as checkpoint:
+    with legacy.read(path) as checkpoint:
         return {name: tensor.read() for name, tensor in checkpoint.tensors.items()}
 
 
@@ -59,15 +58,15 @@ layer_names = st.text(letters, min_size=1, max_size=9).filter(lambda name: name 
     st.sampled_from(["f4", "f2", "f8", ml_dtypes.bfloat16]),
 )
 def test_what_is_written_is_read_back_in_order_and_bit_by_bit(tmp_path_factory, layers, dtype) -> None:
-    path = tmp_path_factory.mktemp("keras3") / "x.weights.h5"
+    path = tmp_path_factory.mktemp("weights") / "x.weights.h5"
     random = np.random.default_rng(0)
     arrays = {
         f"{layer}/{variable}": random.standard_normal((2,) * (rank if variable == "kernel" else 1)).astype(dtype)
         for layer, (variables, rank) in layers.items()
         for variable in variables
     }
-    keras3.write(tensors(arrays), {"key": "value"}, path)
-    checkpoint = h5.read(path)
+    weights.write(tensors(arrays), {"key": "value"}, path)
+    checkpoint = legacy.read(path)
     assert checkpoint.metadata == {"key": "value"}
     assert not checkpoint.nameless
     assert checkpoint.others == ()
@@ -91,7 +90,7 @@ def test_the_file_is_laid_out_as_keras_does_it(tmp_path: Path) -> None:
         "cube/kernel": np.ones((1, 1, 1, 4, 4), "f4"),
         "out/kernel": np.ones((4, 2), ml_dtypes.bfloat16),
     }
-    keras3.write(tensors(arrays), {}, tmp_path / "x.weights.h5")
+    weights.write(tensors(arrays), {}, tmp_path / "x.weights.h5")
     with h5py.File(tmp_path / "x.weights.h5") as file:
         assert list(file.attrs) == []
         assert set(file) == {"vars", "layers"}
@@ -113,7 +112,7 @@ def test_the_file_is_laid_out_as_keras_does_it(tmp_path: Path) -> None:
 
 def test_layers_without_a_recorded_name_are_called_by_class_and_number(tmp_path: Path) -> None:
     layers = {f"layers/conv2d{f'_{n}' if n else ''}": [n] for n in range(12)} | {"layers/batch_normalization": 4}
-    checkpoint = h5.read(saved(tmp_path / "x.weights.h5", layers))
+    checkpoint = legacy.read(saved(tmp_path / "x.weights.h5", layers))
     assert checkpoint.nameless
     assert checkpoint.container == "Keras 3 .weights.h5 without layer names"
     norm = [f"batch_normalization/{variable}" for variable in NORM]
@@ -161,7 +160,7 @@ def test_nested_and_wrapped_layers_are_found_wherever_they_are(tmp_path: Path) -
 
 def test_training_and_random_state_is_named_and_left_alone(tmp_path: Path) -> None:
     layers = {"layers/dense": 2, "optimizer": 3, "layers/dropout/seed_generator": 1, "metrics/mean": 2}
-    checkpoint = h5.read(saved(tmp_path / "x.weights.h5", layers, dict.fromkeys(layers, "a")))
+    checkpoint = legacy.read(saved(tmp_path / "x.weights.h5", layers, dict.fromkeys(layers, "a")))
     assert list(checkpoint.tensors) == ["a/kernel", "a/bias"]
     assert checkpoint.others == ("metrics", "optimizer", "layers/dropout/seed_generator")
 
@@ -186,7 +185,7 @@ def test_variables_of_other_classes_keep_their_numbers_or_keys(tmp_path: Path) -
 def test_variables_that_may_be_several_things_are_refused(tmp_path: Path, group: str, count: int, choices: str) -> None:
     path = saved(tmp_path / "x.weights.h5", {f"layers/{group}": count})
     with pytest.raises(FormatError, match=f"/layers/{group} has {count} variables; which of {choices}"):
-        h5.read(path)
+        legacy.read(path)
 
 
 def test_variables_with_a_gap_are_refused(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_variables_with_a_gap_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.move("layers/conv2d/vars/1", "layers/conv2d/vars/2")
     with pytest.raises(FormatError, match="not numbered from 0"):
-        h5.read(path)
+        legacy.read(path)
 
 
 @pytest.mark.parametrize("names", [{"layers/conv2d": "a", "layers/functional/layers/conv2d": "a"}, None])
@@ -202,7 +201,7 @@ def test_one_name_for_two_layers_is_refused_with_both_places(tmp_path: Path, nam
     layers = {"layers/conv2d": 1, "layers/functional/layers/conv2d": 1}
     path = saved(tmp_path / "x.weights.h5", layers, names)
     with pytest.raises(FormatError, match="/layers/conv2d and /layers/functional/layers/conv2d are both named"):
-        h5.read(path)
+        legacy.read(path)
 
 
 def test_a_shard_is_refused_where_its_index_lies_beside_it(tmp_path: Path) -> None:
@@ -210,14 +209,14 @@ def test_a_shard_is_refused_where_its_index_lies_beside_it(tmp_path: Path) -> No
     assert len(values(path)) == 1
     (tmp_path / "net.weights.json").write_text("{}")
     with pytest.raises(FormatError, match=r"one of the shards that net\.weights\.json lists.*max_shard_size"):
-        h5.read(path)
+        legacy.read(path)
 
 
 def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["measurements"] = np.ones(3)
     with pytest.raises(FormatError, match="holds no weights that Keras saved"):
-        h5.read(tmp_path / "x.h5")
+        legacy.read(tmp_path / "x.h5")
 
 
 @pytest.mark.parametrize(
@@ -237,13 +236,13 @@ def test_names_of_no_keras_layer_are_refused_with_a_remedy(
 ) -> None:
     array = np.ones(shape, "f4")
     with pytest.raises(FormatError, match=f"{names[0]} belongs to no.*layout keras-applications, or a name ending in"):
-        keras3.write({name: Tensor.of(array) for name in names}, {}, tmp_path / "x.weights.h5")
+        weights.write({name: Tensor.of(array) for name in names}, {}, tmp_path / "x.weights.h5")
     assert not (tmp_path / "x.weights.h5").exists()
 
 
 def test_a_dtype_that_h5_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="a/kernel is float8_e5m2, which h5 cannot hold"):
-        keras3.write({"a/kernel": Tensor.of(np.ones((1, 1), ml_dtypes.float8_e5m2))}, {}, tmp_path / "x.weights.h5")
+        weights.write({"a/kernel": Tensor.of(np.ones((1, 1), ml_dtypes.float8_e5m2))}, {}, tmp_path / "x.weights.h5")
 
 
 @pytest.mark.parametrize("entry", ["config.json", "metadata.json"])

@@ -1,4 +1,4 @@
-"""A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` opens: `config.json` and `model.safetensors`.
+"""timm's `config.json`: the architecture by its name in timm, and how images are prepared.
 
 Source: timm/models/_hub.py: load_model_config_from_path, save_for_hf; timm/models/densenet.py: DenseNet.
 """
@@ -6,20 +6,51 @@ Source: timm/models/_hub.py: load_model_config_from_path, save_for_hf; timm/mode
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from denseport import formats, layouts
-from denseport.exports.pixels import USUAL_SIDE, fault, unit_statistics
-from denseport.formats.folder import CONFIG, TIMM_WEIGHTS
-from denseport.layouts.frameworks import TORCH
+from denseport.formats import CONFIG
+from denseport.layouts.parse import find_layout
+from denseport.layouts.spec import Layout
+from denseport.metadata import Record
 from denseport.net.config import DenseNetConfig
 from denseport.net.names import TAGS, find_config, timm_stem
-from denseport.preprocessing import Preprocessing
+from denseport.preprocessing import USUAL_CROP, Preprocessing
 
-FILES = (CONFIG, TIMM_WEIGHTS)
+STATED = frozenset({"stem_pool"})
+# What an architecture's name says of a net that none of its tensors shows.
+NAMED: Mapping[str, Record] = MappingProxyType(
+    {"densenetblur121d": Record(layout="timm-deep", traits={"stem_pool": "max-blur"})}
+)
+
+
+def stated(description: Mapping[str, Any], shown: str) -> Record:
+    """The layout and traits of some architectures, and the preprocessing.
+
+    Raises:
+        FormatError: The preprocessing makes no sense.
+    """
+    config = description[CONFIG]
+    table = _preprocessing(config)
+    preprocessing = Preprocessing.from_dict(table, f"{shown}/{CONFIG}") if table else None
+    return dataclasses.replace(NAMED.get(str(config.get("architecture")), Record()), preprocessing=preprocessing)
+
+
+def _preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pretrained_cfg` says, at the size that timm tests the net at."""
+    stated = config.get("pretrained_cfg", config)
+    if not isinstance(stated, dict) or "mean" not in stated or "std" not in stated:
+        return {}
+    size = stated.get("test_input_size") or stated.get("input_size")
+    table = {
+        "mean": stated["mean"],
+        "std": stated["std"],
+        "crop": size[-1] if isinstance(size, list) and size else None,
+        "crop_fraction": stated.get("test_crop_pct") or stated.get("crop_pct"),
+        "interpolation": stated.get("interpolation"),
+    }
+    return {name: value for name, value in table.items() if value is not None}
 
 
 def layout_of(config: DenseNetConfig) -> str:
@@ -29,7 +60,7 @@ def layout_of(config: DenseNetConfig) -> str:
 
 def cannot_hold(config: DenseNetConfig) -> str:
     """Why timm cannot build such a net, or "" where it can."""
-    if reason := layouts.find_layout(layout_of(config)).cannot_build(config):
+    if reason := find_layout(layout_of(config)).cannot_build(config):
         return reason
     if config.head_shape:
         return "timm's DenseNets have no head behind a flattened map"
@@ -42,24 +73,12 @@ def cannot_hold(config: DenseNetConfig) -> str:
     return ""
 
 
-def write(
-    weights: layouts.Weights,
-    layout: layouts.Layout,
-    metadata: Mapping[str, str],
-    preprocessing: Preprocessing | None,
-    path: Path,
-) -> list[str]:
-    """Writes the two files into a folder that is there; the config must be one that timm can hold."""
-    unsaid = fault("timm", preprocessing, weights.config.in_channels)
-    content = json.dumps(_config(weights.config, None if unsaid else preprocessing), indent=2)
-    (path / CONFIG).write_text(f"{content}\n", encoding="utf-8")
-    formats.write(layouts.from_canonical(weights, layout, TORCH), metadata, path / TIMM_WEIGHTS, "safetensors")
-    return [unsaid] if unsaid else []
-
-
-def _config(config: DenseNetConfig, preprocessing: Preprocessing | None) -> dict[str, Any]:
+def describe(
+    config: DenseNetConfig, _: Layout, preprocessing: Preprocessing | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of the one file, and no notes; the config must be one that timm can hold."""
     architecture, arguments = _architecture(config)
-    side = USUAL_SIDE if preprocessing is None else preprocessing.crop or USUAL_SIDE
+    side = (preprocessing and preprocessing.crop) or USUAL_CROP
     pretrained: dict[str, Any] = {
         "input_size": [config.in_channels, side, side],
         "fixed_input_size": False,
@@ -68,7 +87,7 @@ def _config(config: DenseNetConfig, preprocessing: Preprocessing | None) -> dict
         "classifier": "classifier",
     }
     if preprocessing is not None:
-        mean, std = unit_statistics(preprocessing, config.in_channels)
+        mean, std = preprocessing.of_unit_pixels(config.in_channels)
         pretrained |= {
             "mean": mean,
             "std": std,
@@ -76,13 +95,14 @@ def _config(config: DenseNetConfig, preprocessing: Preprocessing | None) -> dict
             "crop_pct": preprocessing.crop_fraction,
             "crop_mode": "center",
         }
-    return {
+    content = {
         "architecture": architecture,
         "num_classes": config.num_classes or 0,
         "num_features": config.features,
         "pretrained_cfg": pretrained,
         **({"model_args": arguments} if arguments else {}),
     }
+    return {CONFIG: content}, []
 
 
 def _architecture(config: DenseNetConfig) -> tuple[str, dict[str, Any]]:
