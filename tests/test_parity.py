@@ -15,8 +15,8 @@ from densenets import SMALL, canonical_weights, checkpoint
 
 import denseport
 from denseport import requirements
-from denseport.comparison_options import Comparing
 from denseport.net.config import DenseNetConfig
+from denseport.options import Comparing
 from denseport.parity.comparison import compare, disagreements, predictions, relative_error
 from denseport.parity.report import Disagreement
 
@@ -221,7 +221,7 @@ def test_a_library_in_the_twins_place_runs_the_same_file(tmp_path: Path, script:
 
 def test_the_options_of_a_comparison_are_those_of_verify() -> None:
     shared = set(Comparing.__annotations__)
-    own = {"a", "b", "layout_a", "layout_b", "head", "same_traits"}
+    own = {"a", "b", "layout_a", "layout_b", "head", "same_traits", "progress", "workers"}
     assert set(inspect.signature(denseport.verify).parameters) == shared | own
 
 
