@@ -22,6 +22,8 @@ from denseport.preprocessing import PREPROCESSING, Preprocessing
 from denseport.requirements import BACKENDS
 from denseport.running.libraries import LIBRARIES
 
+# The layout that is written by default, by the framework that a format is native to.
+DEFAULT_LAYOUT = {"torch": "torchvision", "keras": "keras-applications"}
 TOLERANCE, EXACT_TOLERANCE = 1e-5, 1e-10
 _TOLERANCES = f"{TOLERANCE:g}, with --exact {EXACT_TOLERANCE:g}"
 
@@ -151,7 +153,7 @@ class Writing(TypedDict, total=False):
     from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
     to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
     from_layout: Annotated[LayoutOrFile, _layout("SRC")]
-    to_layout: Annotated[LayoutOrFile, _layout("DST", "torchvision, or keras-applications for h5")]
+    to_layout: Annotated[LayoutOrFile, _layout("DST", "{torch}, or {keras} for h5 and keras".format(**DEFAULT_LAYOUT))]
     head: Annotated[Head, Option("keep", "Keep the classifier, or drop it.")]
     classes: Annotated[
         int | None, Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=10**6)

@@ -14,7 +14,7 @@ from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
 from denseport.metadata import COUNTERS, PREPROCESSING, Record
 from denseport.net.config import DenseNetConfig
-from denseport.options import Converting, Head, needing_verify
+from denseport.options import DEFAULT_LAYOUT, Converting, Head, needing_verify
 from denseport.preprocessing import find_preprocessing
 from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
@@ -22,9 +22,6 @@ from denseport.source import Source
 
 if TYPE_CHECKING:
     from denseport.presets import Preset
-
-# By the framework that a format is native to.
-DEFAULT_LAYOUT = {"torch": "torchvision", "keras": "keras-applications"}
 
 
 @dataclass(frozen=True)
