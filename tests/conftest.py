@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,74 @@ SPREAD = (
     "test_parity.py",
     "test_size.py",
 )
+
+# Files whose tests neither import a framework nor start a process that does: `pytest -m quick`, a minute on two cores.
+QUICK = (
+    "test_atomic.py",
+    "test_descriptions.py",
+    "test_documentation.py",
+    "test_files.py",
+    "test_formats.py",
+    "test_h5_hostile.py",
+    "test_keras_weights.py",
+    "test_layout_reference.py",
+    "test_layouts.py",
+    "test_options.py",
+    "test_safetensors.py",
+    "test_templates.py",
+    "test_text.py",
+    "test_zip_archive.py",
+)
+FRAMEWORKS = ("torch", "keras", "tensorflow")
+# CI installs all that any test needs, so that nothing is skipped there.
+EVERYTHING_IS_THERE = bool(os.environ.get("CI"))
+_not_collected: dict[str, str] = {}
+
+
+@cache
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, found out without importing it."""
+    return find_spec(module) is not None
+
+
+def _missing_imports(file: Path) -> list[str]:
+    """The modules that a file imports at its top and that are not installed."""
+    imports = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom) and node.module}
+    return sorted({name.partition(".")[0] for name in names if not is_installed(name.partition(".")[0])})
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out files that import what is not installed; the summary names them."""
+    if EVERYTHING_IS_THERE or not collection_path.match("test_*.py"):
+        return None
+    if missing := _missing_imports(collection_path):
+        _not_collected[collection_path.name] = ", ".join(missing)
+    return bool(missing) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is quick, and skips all else where a framework is missing."""
+    absent = [name for name in FRAMEWORKS if not is_installed(name)]
+    for item in items:
+        if item.path.name in QUICK:
+            item.add_marker("quick")
+        elif absent and not EVERYTHING_IS_THERE:
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(absent)}: pip install -e '.[test]'"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Names the files that were left out."""
+    for file, missing in sorted(_not_collected.items()):
+        terminalreporter.write_line(f"NOT COLLECTED {file}: needs {missing}: pip install -e '.[test]'")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a quick run in which a framework was imported after all."""
+    if session.config.option.markexpr == "quick" and (found := [name for name in FRAMEWORKS if name in sys.modules]):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"pytest -m quick imported {', '.join(found)}; take the file that does out of QUICK in conftest.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,6 +138,9 @@ def script() -> Callable[..., Any]:
             check=False,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **environment},
         )
+        absent = re.search(r"^ModuleNotFoundError: No module named '([\w.]+)'", done.stderr, re.MULTILINE)
+        if absent and not EVERYTHING_IS_THERE and not is_installed(absent[1].partition(".")[0]):
+            pytest.skip(f"needs {absent[1]}: pip install -e '.[test]'")
         assert done.returncode == 0, done.stderr[-4000:]
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines else None

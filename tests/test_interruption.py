@@ -36,8 +36,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
+def heed_signals() -> None:
+    """Undoes what a shell does to processes in the background, and `nohup` to all."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """The command line in a process that heeds SIGINT, even where the tests run in the background and do not."""
+    """The command line in a process that heeds signals, even where the tests themselves do not."""
     return subprocess.Popen(
         [sys.executable, "-m", "denseport", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -45,7 +51,7 @@ def started(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_signals,
     )
 
 
