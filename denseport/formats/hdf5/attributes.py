@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from denseport.errors import quoted
-from denseport.formats.hdf5.btrees import ATTRIBUTE_NAMES, indexed_objects
-from denseport.formats.hdf5.file import UNDEFINED, Fields, Part
-from denseport.formats.hdf5.headers import SPACES, TERMINATED, Datatype, Header, Kind, read_dataspace, read_datatype
+from denseport.formats.hdf5.btrees import ATTRIBUTE_NAMES, densely_stored
+from denseport.formats.hdf5.file import Fields, Part
+from denseport.formats.hdf5.headers import SPACES, TERMINATED, Datatype, Header, Message, read_dataspace, read_datatype
 
 STRING_REFERENCE = 16
 
@@ -81,15 +81,7 @@ def read_attributes(header: Header) -> dict[str, Attribute]:
     Raises:
         FormatError: One of them cannot be read as far as its name, or a name occurs twice.
     """
-    bodies = header.every(Kind.ATTRIBUTE)
-    info = header.only(Kind.ATTRIBUTE_INFO)
-    if info is not None:
-        fields = Fields(header, info)
-        _, flags = fields.unpack("BB")
-        fields.take(2 if flags & 1 else 0)
-        heap, names = fields.unpack("QQ")
-        if heap != UNDEFINED:
-            bodies += indexed_objects(header, heap, names, ATTRIBUTE_NAMES)
+    bodies = [*header.every(Message.ATTRIBUTE), *densely_stored(header, Message.ATTRIBUTE_INFO, 2, ATTRIBUTE_NAMES)]
     attributes = {attribute.name: attribute for attribute in (Attribute(header, body) for body in bodies)}
     if len(attributes) != len(bodies):
         raise header.broken("has two attributes of one name")

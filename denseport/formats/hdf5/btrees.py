@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from denseport.formats.hdf5.file import UNDEFINED, Fields, Part
+from denseport.formats.hdf5.headers import Header, Message
 
 HUGE_OBJECTS = 1
 LINK_NAMES = 5
@@ -116,16 +117,26 @@ class _Nodes:
             yield from found[index : index + 1]
 
 
-def indexed_objects(part: Part, heap: int, tree: int, kind: int) -> Iterator[bytes]:
-    """Each object of a fractal heap that a tree of names lists: the bodies of link or attribute messages.
+def densely_stored(header: Header, info: Message, count_width: int, kind: int) -> Iterator[bytes]:
+    """The bodies of the link or attribute messages of an object that has many: in a heap, listed by a tree of `kind`.
+
+    The message `info` says where; the largest creation index in it, where there is one, takes `count_width` bytes.
 
     Raises:
-        FormatError: Heap or tree are broken, or an object is too large to lie in the heap itself.
+        FormatError: Heap or tree are broken.
     """
-    fractal_heap = FractalHeap(part, heap)
-    start = BEFORE_IDENTIFIER[kind]
-    for record in records(part, tree, kind):
-        yield fractal_heap.object(record[start : start + fractal_heap.identifier_size])
+    message = header.only(info)
+    if message is None:
+        return
+    fields = Fields(header, message)
+    _, flags = fields.unpack("BB")
+    fields.take(count_width if flags & 1 else 0)
+    heap, tree = fields.unpack("QQ")
+    if heap != UNDEFINED:
+        fractal_heap = FractalHeap(header, heap)
+        start = BEFORE_IDENTIFIER[kind]
+        for record in records(header, tree, kind):
+            yield fractal_heap.object(record[start : start + fractal_heap.identifier_size])
 
 
 class FractalHeap:

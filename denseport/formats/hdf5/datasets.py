@@ -16,7 +16,7 @@ from denseport.formats.hdf5.attributes import read_attributes
 from denseport.formats.hdf5.btrees import leaves, records
 from denseport.formats.hdf5.file import UNDEFINED, Fields, File
 from denseport.formats.hdf5.filters import REPACK, Pipeline
-from denseport.formats.hdf5.headers import Datatype, Header, Kind, read_dataspace, read_datatype
+from denseport.formats.hdf5.headers import Datatype, Header, Message, read_dataspace, read_datatype
 
 COMPACT, CONTIGUOUS, CHUNKED, VIRTUAL = range(4)
 SINGLE, IMPLICIT, FIXED_ARRAY, EXTENSIBLE_ARRAY, TREE = range(1, 6)
@@ -55,7 +55,7 @@ class Dataset:
     def __init__(self, header: Header, path: str) -> None:
         self._header = header
         self.path = path
-        space, kind, layout = (header.required(each) for each in (Kind.DATASPACE, Kind.DATATYPE, Kind.LAYOUT))
+        space, kind, layout = (header.required(each) for each in (Message.DATASPACE, Message.DATATYPE, Message.LAYOUT))
         self.shape = read_dataspace(header, space)
         self._type = self._number(read_datatype(header, kind))
         self.dtype: np.dtype[Any] = dtype_of(self._type.number)
@@ -63,7 +63,7 @@ class Dataset:
         if prod(side or 1 for side in self.shape) * self._type.size > BYTES_AT_MOST:
             raise header.broken(f"declares the absurd shape {self.shape}")
         self._nbytes = prod(self.shape) * self._type.size
-        if header.every(Kind.EXTERNAL_FILES):
+        if header.every(Message.EXTERNAL_FILES):
             raise header.refused("keeps its values in other files", "save the weights into one file")
         self.part: Callable[[int, int], np.ndarray] | None = None
         self._fill = self._layout(layout)
@@ -189,7 +189,7 @@ class Chunks:
         self._file = header.file
         self._shape = shape
         self._stored = stored
-        self._pipeline = Pipeline(header, header.only(Kind.FILTERS))
+        self._pipeline = Pipeline(header, header.only(Message.FILTERS))
         whole = len(sides) == len(shape) + 1 and all(sides) and sides[-1] == stored.itemsize
         if not whole or prod(sides) > max(2 * prod(shape) * stored.itemsize, CHUNK_BYTES_ALWAYS_ALLOWED):
             raise header.broken(f"of shape {shape} has chunks of the shape {quoted(sides[:-1])}")

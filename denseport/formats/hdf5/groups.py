@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 from denseport.errors import quoted
 from denseport.formats.hdf5.attributes import Attribute, decoded, read_attributes
-from denseport.formats.hdf5.btrees import LINK_NAMES, indexed_objects, leaves
+from denseport.formats.hdf5.btrees import LINK_NAMES, densely_stored, leaves
 from denseport.formats.hdf5.datasets import Dataset
 from denseport.formats.hdf5.file import UNDEFINED, Fields, File, Part
-from denseport.formats.hdf5.headers import Header, Kind
+from denseport.formats.hdf5.headers import Header, Message
 
 LINK_KINDS = {0: "hard", 1: "soft", 64: "external"}
 CACHED_SOFT_LINK = 2
@@ -151,20 +152,11 @@ class Group:
     def _links(self) -> Iterator[Link]:
         """Source: sections IV.A.2.c, g and r, on the Link Info, Link and Symbol Table messages."""
         header = self._header
-        table = header.only(Kind.SYMBOL_TABLE)
+        table = header.only(Message.SYMBOL_TABLE)
         if table is not None:
             yield from _symbols(header, *Fields(header, table).unpack("QQ"))
-        for body in header.every(Kind.LINK):
+        for body in chain(header.every(Message.LINK), densely_stored(header, Message.LINK_INFO, 8, LINK_NAMES)):
             yield _link(header, body)
-        info = header.only(Kind.LINK_INFO)
-        if info is not None:
-            fields = Fields(header, info)
-            _, flags = fields.unpack("BB")
-            fields.take(8 if flags & 1 else 0)
-            heap, names = fields.unpack("QQ")
-            if heap != UNDEFINED:
-                for body in indexed_objects(header, heap, names, LINK_NAMES):
-                    yield _link(header, body)
 
 
 def open_root(file: File) -> Group:
@@ -179,7 +171,7 @@ def open_root(file: File) -> Group:
 
 
 def _open(header: Header, path: str) -> Group | Dataset:
-    if Kind.LAYOUT in header.messages:
+    if Message.LAYOUT in header.messages:
         return Dataset(header, path)
     if _is_group(header):
         return Group(header, path)
@@ -187,7 +179,7 @@ def _open(header: Header, path: str) -> Group | Dataset:
 
 
 def _is_group(header: Header) -> bool:
-    return Kind.SYMBOL_TABLE in header.messages or Kind.LINK_INFO in header.messages
+    return Message.SYMBOL_TABLE in header.messages or Message.LINK_INFO in header.messages
 
 
 def _link(part: Part, body: bytes) -> Link:

@@ -12,8 +12,8 @@ import numpy as np
 from denseport.formats.hdf5.file import Fields, File, Part
 
 SHARED = 0b10
-# Kind, length and flags of a message of version 1.
-MESSAGE = struct.Struct("<HHB3x")
+# Type, length and flags of a message of version 1.
+MESSAGE_START = struct.Struct("<HHB3x")
 RANK_AT_MOST = 32
 SIMPLE_DATASPACE = 1
 
@@ -35,7 +35,7 @@ TERMINATED, SPACES = 0, 2
 BOOLEAN_MEMBERS = {b"FALSE": 0, b"TRUE": 1}
 
 
-class Kind(IntEnum):
+class Message(IntEnum):
     """The messages that are read here, by their numbers; all others are skipped."""
 
     DATASPACE = 0x01
@@ -51,7 +51,7 @@ class Kind(IntEnum):
     ATTRIBUTE_INFO = 0x15
 
 
-KNOWN = frozenset(Kind)
+KNOWN = frozenset(Message)
 
 
 class Header(Part):
@@ -80,18 +80,20 @@ class Header(Part):
         else:
             raise self.broken(f"has no object header at address {address}")
 
-    def every(self, kind: Kind) -> list[bytes]:
+    def every(self, kind: Message) -> list[bytes]:
         """The bodies of all messages of one kind.
 
         Raises:
             FormatError: One of them is shared with other objects, such as a named datatype.
         """
-        found = self.messages.get(kind, [])
-        if any(flags & SHARED for flags, _ in found):
-            raise self.refused(f"shares its {kind.name.lower()} with other objects")
-        return [body for _, body in found]
+        bodies = []
+        for flags, body in self.messages.get(kind, ()):
+            if flags & SHARED:
+                raise self.refused(f"shares its {kind.name.lower()} with other objects")
+            bodies.append(body)
+        return bodies
 
-    def only(self, kind: Kind) -> bytes | None:
+    def only(self, kind: Message) -> bytes | None:
         """The body of the message of a kind that occurs at most once.
 
         Raises:
@@ -102,7 +104,7 @@ class Header(Part):
             raise self.broken(f"has {len(found)} messages of kind {kind.name.lower()}")
         return found[0] if found else None
 
-    def required(self, kind: Kind) -> bytes:
+    def required(self, kind: Message) -> bytes:
         """The body of the message of a kind that occurs once.
 
         Raises:
@@ -118,9 +120,9 @@ class Header(Part):
         while self._blocks:
             # Without `Fields`: a file of weights has thousands of these, and most of the time to open it goes here.
             data, position = self.at(*self._blocks.pop()), 0
-            while len(data) - position >= MESSAGE.size:
-                kind, length, flags = MESSAGE.unpack_from(data, position)
-                position += MESSAGE.size + length
+            while len(data) - position >= MESSAGE_START.size:
+                kind, length, flags = MESSAGE_START.unpack_from(data, position)
+                position += MESSAGE_START.size + length
                 if position > len(data):
                     raise self.broken("ends early")
                 self._keep(kind, flags, data[position - length : position])
@@ -147,7 +149,7 @@ class Header(Part):
             content = content[4:]
 
     def _keep(self, kind: int, flags: int, body: bytes) -> None:
-        if kind == Kind.CONTINUATION:
+        if kind == Message.CONTINUATION:
             address, length = Fields(self, body).unpack("QQ")
             self._blocks.insert(0, (address, length))
         elif kind in KNOWN:

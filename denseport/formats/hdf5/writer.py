@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from denseport.checkpoint import Tensor, dtype_name, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.hdf5.file import SIGNATURE, UNDEFINED
-from denseport.formats.hdf5.headers import FLOATS, RANK_AT_MOST, Kind
+from denseport.formats.hdf5.headers import FLOATS, RANK_AT_MOST, Message
 
 SUPERBLOCK_SIZE = 96
 GROUP_INFO, FILL_VALUE = 0x0A, 0x05
@@ -38,20 +39,19 @@ BOOLEAN = bytes.fromhex("1802000001000000 1008000001000000 00000800") + b"FALSE\
 PLAIN_FILL_VALUE = bytes.fromhex("0202020100000000")
 
 
+@dataclass
 class NewObject:
     """A group or dataset to be: messages that are settled, and strings whose place in the file is not."""
 
-    def __init__(self, messages: list[bytes]) -> None:
-        self.messages = messages
-        self.strings: dict[str, bytes] = {}
+    messages: list[bytes] = field(default_factory=list)
+    strings: dict[str, bytes] = field(default_factory=dict)
 
 
+@dataclass
 class NewGroup(NewObject):
     """A group to be, with its members in the order of their creation."""
 
-    def __init__(self) -> None:
-        super().__init__([])
-        self.members: dict[str, NewObject] = {}
+    members: dict[str, NewObject] = field(default_factory=dict)
 
 
 class Writer:
@@ -106,10 +106,10 @@ class Writer:
             raise FormatError(f"{self._path}: {quoted(path)} is needed both as a tensor and as a group; rename one")
         address = self._values(tensor)
         messages = [
-            _message(Kind.DATASPACE, _dataspace(tensor.shape)),
-            _message(Kind.DATATYPE, kind, CONSTANT),
+            _message(Message.DATASPACE, _dataspace(tensor.shape)),
+            _message(Message.DATATYPE, kind, CONSTANT),
             _message(FILL_VALUE, PLAIN_FILL_VALUE, CONSTANT),
-            _message(Kind.LAYOUT, struct.pack("<BBQQ", 3, 1, address, tensor.nbytes)),
+            _message(Message.LAYOUT, struct.pack("<BBQQ", 3, 1, address, tensor.nbytes)),
         ]
         members[leaf] = NewObject(messages)
         if dtype_name(tensor.dtype) == "bfloat16":
@@ -169,7 +169,7 @@ class Writer:
             messages.append(_attribute(name, VARIABLE_STRING, _dataspace(()), next(references)))
         if isinstance(made, NewGroup):
             count = len(made.members)
-            messages.append(_message(Kind.LINK_INFO, struct.pack("<BBQQQ", 0, 1, count, UNDEFINED, UNDEFINED)))
+            messages.append(_message(Message.LINK_INFO, struct.pack("<BBQQQ", 0, 1, count, UNDEFINED, UNDEFINED)))
             messages.append(_message(GROUP_INFO, bytes(2)))
             for order, (name, member) in enumerate(made.members.items()):
                 messages.append(_link(order, name, self._object(member, references)))
@@ -224,14 +224,14 @@ def _message(kind: int, body: bytes, flags: int = 0) -> bytes:
 def _attribute(name: str, kind: bytes, space: bytes, data: bytes) -> bytes:
     label = name.encode() + b"\0"
     sizes = struct.pack("<BxHHH", 1, len(label), len(kind), len(space))
-    return _message(Kind.ATTRIBUTE, sizes + _padded(label) + _padded(kind) + _padded(space) + data)
+    return _message(Message.ATTRIBUTE, sizes + _padded(label) + _padded(kind) + _padded(space) + data)
 
 
 def _link(order: int, name: str, address: int) -> bytes:
     """A hard link with its order of creation and a name in UTF-8, whose length takes two bytes."""
     label = name.encode()
     return _message(
-        Kind.LINK, struct.pack("<BBQBH", 1, 0b10101, order, 1, len(label)) + label + struct.pack("<Q", address)
+        Message.LINK, struct.pack("<BBQBH", 1, 0b10101, order, 1, len(label)) + label + struct.pack("<Q", address)
     )
 
 
