@@ -11,6 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denseport import LayoutError, translate
+from denseport.checkpoint import Checkpoint, Tensor
+from denseport.layouts import find_layout
+from denseport.layouts.derive import derive
+from denseport.layouts.parse import parse
 from denseport.layouts.template import Template, outline
 
 
@@ -75,13 +79,16 @@ frameworks = ["torch"]
 """
 
 
-def test_a_layout_may_have_names_with_an_index_twice(tmp_path: Path) -> None:
+def test_a_layout_may_have_names_with_an_index_twice_and_can_be_derived_from_them(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text(INDEX_TWICE)
     canonical = translate(canonical_weights(SMALL["four blocks"][0]))
     arrays = translate(canonical, "denseport", mine)
     assert "features.stage2.trans2.conv.bn.weight" in arrays
     assert equal(translate(arrays, mine), canonical)
+    tensors = {name: Tensor.of(array) for name, array in arrays.items()}
+    derived = parse(derive(Checkpoint(tensors)), "derived.toml")
+    assert derived.names == find_layout(mine).names
     wrong = {name.replace("stage3.trans3", "stage3.trans2"): array for name, array in arrays.items()}
     with pytest.raises(LayoutError, match=r"unexpected keys features\.stage3\.trans2\.conv\.bn\.weight"):
         translate(wrong, mine)

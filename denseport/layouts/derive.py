@@ -6,23 +6,28 @@ the numbers in the names tell blocks and layers. What shapes cannot tell is writ
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from denseport.checkpoint import Checkpoint
-from denseport.errors import LayoutError, quoted
+from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.detect import without_prefixes
-from denseport.layouts.frameworks import KERAS, TORCH, Framework
-from denseport.layouts.match import Detection, match
-from denseport.layouts.parse import LAYERS, parse
+from denseport.layouts.frameworks import KERAS, TORCH, Framework, Groups
+from denseport.layouts.match import match
+from denseport.layouts.parse import LAYERS, STRUCTURE, parse
+from denseport.layouts.template import PLACEHOLDER, Template, placeholder
 from denseport.net.graph import Kind
 
 # Of the numbers in a name, a block's and a layer's are among the first; each pair of them is tried on every name.
 MAX_NUMBERS = 5
 NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
-Places = list[tuple[int, ...]]
+
+Place = tuple[int, ...]
+# The channels that layers give, by place; None where any number will do.
+Widths = Mapping[Place, int | None]
 
 HEADER = """\
 title = "derived from {layers} layers"
@@ -55,32 +60,21 @@ class Unnamed:
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """The literal parts of a name between the numbers that count something."""
-
-    literals: tuple[str, ...]
-
-    def read(self, name: str) -> tuple[int, ...] | None:
-        """The numbers in a name of this pattern."""
-        expression = f"({NUMBER.pattern})".join(map(re.escape, self.literals))
-        found = re.fullmatch(expression, name)
-        return tuple(map(int, found.groups())) if found else None
-
-    def template(self, letters: str, lowest: tuple[int, ...]) -> str:
-        """The layout template in which numbers that start at `lowest` count from 1."""
-        shifts = (
-            f"{{{letter}{low - 1:+d}}}" if low != 1 else f"{{{letter}}}"
-            for letter, low in zip(letters, lowest, strict=True)
-        )
-        return "".join(itertools.chain.from_iterable(itertools.zip_longest(self.literals, shifts, fillvalue="")))
-
-
-@dataclass(frozen=True)
 class Family:
     """Layers of one role, by the numbers in their names, which count from 1 at each place."""
 
     template: str
-    members: Mapping[tuple[int, ...], Unnamed]
+    members: Mapping[Place, Unnamed]
+
+    @property
+    def inputs(self) -> Widths:
+        """The channels that each convolution takes."""
+        return {place: layer.shape[1] for place, layer in self.members.items()}
+
+    @property
+    def outputs(self) -> Widths:
+        """The channels that each layer gives."""
+        return {place: layer.shape[0] for place, layer in self.members.items()}
 
 
 def derive(checkpoint: Checkpoint) -> str:
@@ -90,144 +84,142 @@ def derive(checkpoint: Checkpoint) -> str:
         LayoutError: The file is no DenseNet, or its names have no numbers to go by; the message names the first layer
             that breaks the pattern.
     """
-    file = checkpoint.path or "the given tensors"
     *_, (_, originals) = without_prefixes(checkpoint.tensors)
     framework = KERAS if all("/" in name for name in originals) else TORCH
     groups = framework.grouped(originals)
     try:
-        layers = list(_layers(checkpoint, groups, framework))
-        names = _names(layers)
-        text = _toml(names, framework, len(layers))
-        found = match(checkpoint, parse(text, "derived.toml"), framework, groups, {}, drop_head=False)
-        if not isinstance(found, Detection):
-            raise LayoutError(found.reason)
+        search = _Search(list(_layers(checkpoint, groups, framework)))
+        growing = search.dense_layers()
+        search.transitions(max(block for block, _ in growing.members))
+        search.ends()
+        text = _toml(search.names, framework, len(groups))
+        config = match(checkpoint, parse(text, "derived.toml"), framework, groups, {}, drop_head=False).config
     except LayoutError as error:
         raise LayoutError(
-            f"{file}: no layout can be derived: {error}; write one by hand, from `layouts show`"
+            f"{checkpoint.label}: no layout can be derived: {error}; write one by hand, from denseport layouts show "
+            "torchvision"
         ) from None
-    facts = ("dimensions", "stem_kernel", "stem_norm", "bottleneck_norm", "final_norm", "conv_bias")
-    return text + "".join(f"{fact} = {str(getattr(found.config, fact)).lower()}\n" for fact in facts)
+    return text + "".join(f"{fact} = {str(getattr(config, fact)).lower()}\n" for fact in STRUCTURE)
 
 
-def _layers(checkpoint: Checkpoint, groups: Mapping[str, Mapping[str, str]], framework: Framework) -> Iterator[Unnamed]:
+def _layers(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> Iterator[Unnamed]:
     """The layers in file order; step counters take no part."""
     for name, parameters in groups.items():
         of: Kind = "norm" if framework.parameters["norm"][2] in parameters else "conv"
         weight = parameters.get(framework.parameters[of][0])
-        if weight is None:
-            raise LayoutError(f"{quoted(name)} is no convolution, normalisation or dense layer")
-        shape = checkpoint.tensors[weight].shape
+        shape = checkpoint.tensors[weight].shape if weight else ()
         of = "dense" if of == "conv" and len(shape) == 2 else of
-        if (len(shape) != 1 and of == "norm") or (len(shape) < 2 and of != "norm"):
-            raise LayoutError(f"{quoted(name)} is no convolution, normalisation or dense layer: its shape is {shape}")
+        if (len(shape) == 1) != (of == "norm") or not shape:
+            raise LayoutError(f"{quoted(name)} is no convolution, normalisation or dense layer")
+        if re.search("[{}]", name):
+            raise LayoutError(f"{quoted(name)} has a brace, which is an index in a layout")
         yield Unnamed(name, of, framework.canonical_shape(of, shape))
 
 
-def _names(layers: list[Unnamed]) -> dict[str, str]:
-    """Canonical template to this file's own, for every role that occurs."""
-    wide = [layer for layer in layers if layer.kind == "conv" and layer.shape[-1] > 1]
-    narrow = [layer for layer in layers if layer.kind == "conv" and layer.shape[-1] == 1]
-    norms = [layer for layer in layers if layer.kind == "norm"]
+class _Search:
+    """The layers of a file that have no role yet, and the file's name template for each role that has been found."""
 
-    growing = max(_families(wide, "bl"), key=lambda family: len(family.members), default=None)
-    if growing is None:
-        raise LayoutError("no convolutions with kernels wider than 1 are counted by block and layer in their names")
-    places = list(growing.members)
-    _same_growth(growing)
-    squeezing = _at(narrow, places, "bl")
-    first = squeezing or growing
-    names = {"block{b}.layer{l}.conv1": first.template}
-    if squeezing:
-        names["block{b}.layer{l}.conv2"] = growing.template
+    def __init__(self, layers: list[Unnamed]) -> None:
+        self.left = layers
+        self.names: dict[str, str] = {}
 
-    def width(family: Family, conv: Family) -> bool:
-        return all(norm.shape[0] == conv.members[place].shape[1] for place, norm in family.members.items())
+    def of(self, kind: Kind, wide: bool | None = None) -> list[Unnamed]:
+        """The layers of a kind that have no role; of convolutions those of 1x1, or those that are wider."""
+        return [each for each in self.left if each.kind == kind and wide in (None, each.shape[-1] > 1)]
 
-    norm1 = _at(norms, places, "bl", lambda family: width(family, first))
-    if norm1:
-        names["block{b}.layer{l}.norm1"] = norm1.template
-        norms = _without(norms, norm1)
-    norm2 = _at(norms, places, "bl", lambda family: width(family, growing))
-    if norm2 and squeezing:
-        names["block{b}.layer{l}.norm2"] = norm2.template
-        norms = _without(norms, norm2)
+    def take(self, role: str, layers: list[Unnamed], widths: Widths, near: str = "") -> Family | None:
+        """Gives a role to the layers that stand at exactly these places, and whose first axis is as wide.
 
-    moving = _without(narrow, squeezing)
-    blocks = max(place[0] for place in places)
-    if len(moving) != blocks - 1:
-        extra = f": {quoted(moving[0].name)} is the first" if moving else ""
-        raise LayoutError(
-            f"{blocks} dense blocks have {blocks - 1} transitions, but {len(moving)} 1x1 convolutions are left{extra}"
-        )
-    if moving:
-        transition = _at(moving, [(t,) for t in range(1, blocks)], "t")
-        if transition is None:
-            raise LayoutError(f"the transitions are not counted in their names: {quoted(moving[0].name)} is the first")
-        names["transition{t}.conv"] = transition.template
-        norm = _at(norms, list(transition.members), "t", lambda family: width(family, transition), transition.template)
-        if norm:
-            names["transition{t}.norm"] = norm.template
-            norms = _without(norms, norm)
-    dense = [layer for layer in layers if layer.kind == "dense"]
-    return names | _ends(_without(wide, growing), norms, dense)
+        Of several such families it is the one whose template is most like `near`; None where there is none.
+        """
+        families = _families(layers, "".join(letter for letter, _ in PLACEHOLDER.findall(role)))
+        same_places = [family for family in families if family.members.keys() == widths.keys()]
+        found = [f for f in same_places if all(widths[place] in (None, width) for place, width in f.outputs.items())]
+        family = max(found, key=lambda family: _common(family.template, near), default=None)
+        if family:
+            self.names[role] = family.template
+            self.left = [layer for layer in self.left if layer not in family.members.values()]
+        return family
 
+    def dense_layers(self) -> Family:
+        """Finds the layers of the dense blocks; the convolutions that add channels."""
+        growing = next(iter(_families(self.of("conv", wide=True), "bl")), None)
+        if growing is None:
+            raise LayoutError("no convolutions with kernels wider than 1 are counted by block and layer in their names")
+        first, *others = growing.members.values()
+        if odd := next((layer for layer in others if layer.shape[0] != first.shape[0]), None):
+            told = f"{quoted(odd.name)} adds {odd.shape[0]} channels, where {quoted(first.name)} adds {first.shape[0]}"
+            raise LayoutError(f"{told}: every dense layer adds as many")
+        squeezing = self.take("block{b}.layer{l}.conv1", self.of("conv", wide=False), dict.fromkeys(growing.members))
+        self.take(f"block{{b}}.layer{{l}}.conv{2 if squeezing else 1}", list(growing.members.values()), growing.outputs)
+        self.take("block{b}.layer{l}.norm1", self.of("norm"), (squeezing or growing).inputs)
+        if squeezing:
+            self.take("block{b}.layer{l}.norm2", self.of("norm"), growing.inputs)
+        return growing
 
-def _ends(stem: list[Unnamed], norms: list[Unnamed], dense: list[Unnamed]) -> dict[str, str]:
-    """The names of stem and head, from what is left when blocks and transitions have theirs."""
-    names: dict[str, str] = {}
-    stem_norms = (
-        norms[: len(stem)] if [norm.shape[0] for norm in norms[: len(stem)]] == [c.shape[0] for c in stem] else []
-    )
-    if len(stem) == 1:
-        names["stem.conv"] = stem[0].name
-        names.update(zip(["stem.norm"], (norm.name for norm in stem_norms), strict=False))
-    elif stem and (convs := next(iter(_families(stem, "s")), None)) and len(convs.members) == len(stem):
-        names["stem.conv{s}"] = convs.template
-        names.update(zip(["stem.norm{s}"], (family.template for family in _families(stem_norms, "s")), strict=False))
-    else:
-        raise LayoutError(
-            f"{len(stem)} convolutions are left for the stem: " + quoted(stem[0].name if stem else "none")
-        )
-    rest = [norm for norm in norms if norm not in stem_norms]
-    if len(rest) > 1 or len(dense) > 1:
-        raise LayoutError(f"{quoted((rest[1:] or dense[1:])[0].name)} has no place in a DenseNet")
-    names.update(zip(["head.norm"], (norm.name for norm in rest), strict=False))
-    names.update(zip(["head.classifier"], (layer.name for layer in dense), strict=False))
-    return names
-
-
-def _same_growth(growing: Family) -> None:
-    (_, first), *rest = sorted(growing.members.items())
-    for _, layer in rest:
-        if layer.shape[0] != first.shape[0]:
+    def transitions(self, blocks: int) -> None:
+        """Finds the layers between the dense blocks: the 1x1 convolutions that are left, and their norms."""
+        left = self.of("conv", wide=False)
+        if len(left) != blocks - 1:
+            extra = f": {quoted(left[0].name)} is the first" if left else ""
             raise LayoutError(
-                f"{quoted(layer.name)} adds {layer.shape[0]} channels, where {quoted(first.name)} adds {first.shape[0]}"
+                f"{blocks} dense blocks have {blocks - 1} transitions, but {len(left)} 1x1 convolutions are left{extra}"
             )
+        if left:
+            moving = self.take("transition{t}.conv", left, {(t,): None for t in range(1, blocks)})
+            if moving is None:
+                raise LayoutError(
+                    f"the transitions are not counted in their names: {quoted(left[0].name)} is the first"
+                )
+            self.take("transition{t}.norm", self.of("norm"), moving.inputs, moving.template)
+
+    def ends(self) -> None:
+        """Finds the layers of stem and head, to which all that is left must belong."""
+        stems = self.of("conv")
+        index, places = ("", [()]) if len(stems) == 1 else ("{s}", [(n + 1,) for n in range(len(stems))])
+        stem = self.take(f"stem.conv{index}", stems, dict.fromkeys(places)) if stems else None
+        if stem is None:
+            raise LayoutError(f"{len(stems)} convolutions are left for the stem: {listed(c.name for c in stems)}")
+        self.take(f"stem.norm{index}", self.of("norm")[: len(stems)], stem.outputs)
+        self.take("head.norm", self.of("norm"), {(): None})
+        self.take("head.classifier", self.of("dense"), {(): None})
+        if self.left:
+            raise LayoutError(f"{quoted(self.left[0].name)} has no place in a DenseNet")
 
 
 def _families(layers: list[Unnamed], letters: str) -> list[Family]:
-    """Every set of layers whose names count without a gap, as many numbers as there are letters, largest first."""
+    """Every set of layers whose names count without a gap by the indices `letters`, largest first."""
     families = []
-    for pattern in dict.fromkeys(pattern for layer in layers for pattern in _patterns(layer.name, len(letters))):
-        read = {numbers: layer for layer in layers if (numbers := pattern.read(layer.name)) is not None}
-        lowest = tuple(map(min, zip(*read, strict=True)))
-        members = {
-            tuple(n - low + 1 for n, low in zip(numbers, lowest, strict=True)): layer for numbers, layer in read.items()
-        }
+    for pattern in dict.fromkeys(pattern for layer in layers for pattern in _patterns(layer.name, letters)):
+        read = [(indices, layer) for layer in layers if (indices := pattern.indices(layer.name)) is not None]
+        before = {letter: min(indices[letter] for indices, _ in read) - 1 for letter in letters}
+        members = {tuple(indices[letter] - before[letter] for letter in letters): layer for indices, layer in read}
         if _without_gap(members):
-            families.append(Family(pattern.template(letters, lowest), dict(sorted(members.items()))))
+            families.append(Family(pattern.shifted(before), dict(sorted(members.items()))))
     return sorted(families, key=lambda family: -len(family.members))
 
 
-def _patterns(name: str, count: int) -> Iterator[Pattern]:
-    """Each way to take `count` of the numbers in a name for counters."""
+def _patterns(name: str, letters: str) -> Iterator[Template]:
+    """Each way to take numbers in a name for indices that count from 0, in order; one index may stand twice."""
     numbers = list(NUMBER.finditer(name))[:MAX_NUMBERS]
-    for chosen in itertools.combinations(numbers, count):
-        cuts = [0, *itertools.chain.from_iterable(number.span() for number in chosen), len(name)]
-        yield Pattern(tuple(name[start:stop] for start, stop in zip(cuts[::2], cuts[1::2], strict=True)))
+    longer = ("".join(order) for order in itertools.product(letters, repeat=len(letters) + 1))
+    for order in (letters, *(order for order in longer if "".join(dict.fromkeys(order)) == letters)):
+        for chosen in itertools.combinations(numbers, len(order)):
+            placed = list(zip(order, (int(number[0]) for number in chosen), strict=True))
+            lowest = {letter: min(value for each, value in placed if each == letter) for letter in letters}
+            indices = [placeholder(letter, value - lowest[letter] - 1) for letter, value in placed]
+            cuts = [0, *itertools.chain.from_iterable(number.span() for number in chosen), len(name)]
+            literals = [name[start:stop] for start, stop in zip(cuts[::2], cuts[1::2], strict=True)]
+            with contextlib.suppress(LayoutError):  # nothing stands between two of the numbers
+                yield Template("".join(map("".join, zip(literals, [*indices, ""], strict=True))))
 
 
-def _without_gap(places: Iterable[tuple[int, ...]]) -> bool:
+def _common(a: str, b: str) -> int:
+    """How many characters two strings begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _without_gap(places: Iterable[Place]) -> bool:
     """Whether the first numbers are 1, 2, 3 ..., and behind each of them the rest is so as well."""
     every = sorted(places)
     if not every or not every[0]:
@@ -236,24 +228,6 @@ def _without_gap(places: Iterable[tuple[int, ...]]) -> bool:
     return list(grouped_places) == list(range(1, len(grouped_places) + 1)) and all(
         _without_gap(rest) for rest in grouped_places.values()
     )
-
-
-def _at(
-    layers: list[Unnamed], places: Places, letters: str, fits: Callable[[Family], bool] = bool, near: str = ""
-) -> Family | None:
-    """The family that stands at exactly these places and fits, the one whose template is most like `near`."""
-    found = [f for f in _families(layers, letters) if sorted(f.members) == sorted(places) and fits(f)]
-    return max(found, key=lambda family: _common(family.template, near), default=None)
-
-
-def _common(a: str, b: str) -> int:
-    """How many characters two strings begin with alike."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-def _without(layers: list[Unnamed], family: Family | None) -> list[Unnamed]:
-    taken = set(family.members.values()) if family else set()
-    return [layer for layer in layers if layer not in taken]
 
 
 def _toml(names: Mapping[str, str], framework: Framework, layers: int) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from denseport.errors import LayoutError, quoted
 
-PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9])?\}")
+PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9]{1,4})?\}")
 CANONICAL_INDEX = re.compile(r"(block|layer|transition|stem\.conv|stem\.norm)([1-9][0-9]*)")
 NUMBER = re.compile(r"[0-9]+")
 LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "stem.norm": "s"}
@@ -50,6 +50,10 @@ class Template:
         """The name for the given canonical indices."""
         return PLACEHOLDER.sub(lambda found: str(indices[found[1]] + int(found[2] or 0)), self.text)
 
+    def shifted(self, by: Mapping[str, int]) -> str:
+        """The text of the template whose indices are lower by so much in the same names."""
+        return PLACEHOLDER.sub(lambda at: placeholder(at[1], int(at[2] or 0) + by[at[1]]), self.text)
+
     @property
     def outline(self) -> str:
         """What `outline` gives for every name of this template."""
@@ -74,6 +78,11 @@ class Template:
         return re.compile(r"(0|[1-9][0-9]{0,3})".join(re.escape(literal) for literal in literals))
 
 
+def placeholder(letter: str, shift: int) -> str:
+    """An index as it stands in a template."""
+    return f"{{{letter}{shift:+d}}}" if shift else f"{{{letter}}}"
+
+
 def outline(name: str) -> str:
     """A name with each number in it replaced by `#`, by which templates are looked up."""
     return NUMBER.sub("#", name)
@@ -83,12 +92,12 @@ def canonical_template(layer: str) -> tuple[str, dict[str, int]]:
     """A canonical layer name as template and indices: `block1.layer3.norm1` gives `block{b}.layer{l}.norm1`."""
     indices: dict[str, int] = {}
 
-    def placeholder(found: re.Match[str]) -> str:
+    def indexed(found: re.Match[str]) -> str:
         letter = LETTERS[found[1]]
         indices[letter] = int(found[2])
-        return f"{found[1]}{{{letter}}}"
+        return found[1] + placeholder(letter, 0)
 
-    return CANONICAL_INDEX.sub(placeholder, layer), indices
+    return CANONICAL_INDEX.sub(indexed, layer), indices
 
 
 class Spelling:
