@@ -12,7 +12,7 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts import descriptions
-from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Groups
+from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
 from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
@@ -72,14 +72,13 @@ def _try(
     described: Mapping[str, Any],
     drop_head: bool,
 ) -> tuple[list[Detection], list[MisfitError]]:
-    groups: dict[str, Groups] = {}
+    """The layouts that fit, and those that do not."""
+    groups = {framework.runs_in: framework.grouped(originals) for framework in (TORCH, KERAS)}
     fits, misfits = list[Detection](), list[MisfitError]()
     for candidate in candidates:
         for stated in candidate.frameworks:
             framework = KERAS_ON_THEANO if stated is KERAS and checkpoint.backend == "theano" else stated
-            if framework.name not in groups:
-                groups[framework.name] = framework.grouped(originals)
-            grouped = groups[framework.name]
+            grouped = groups[framework.runs_in]
             try:
                 fits.append(match(checkpoint, candidate, framework, grouped, described, drop_head=drop_head))
             except MisfitError as misfit:
@@ -112,21 +111,17 @@ def _no_match(checkpoint: Checkpoint, misfits: list[MisfitError], *, asked: bool
                 f"but not before {listed(without)}; two nets seem to be mixed: save one state dict"
             )
     closest = max(misfits, key=lambda misfit: misfit.named - misfit.wrong)
-    layout = closest.layout
-    extent = f"{layout.name} ({closest.named:,} of {closest.layers:,} layers)"
-    keys = f"its keys are {listed(checkpoint.tensors, 4)}"
+    layout, keys = closest.layout, f"its keys are {listed(checkpoint.tensors, 4)}"
+    reason = f"{layout.name} ({closest.named:,} of {closest.layers:,} layers): {str(closest) or keys}"
     derive = f"denseport layouts derive {shlex.quote(str(checkpoint.path or 'FILE'))} -o mine.toml"
     if asked:
         remedy = f"correct {layout.file}" if layout.file else "leave --from-layout out to try every known layout"
-        return LayoutError(
-            f"{checkpoint.label}: layout {extent} does not match: {str(closest) or keys}; {remedy}, or run {derive}"
-        )
-    if not closest.named:
-        return LayoutError(f"{checkpoint.label}: no known layout matches: {keys}; if it is a DenseNet, run {derive}")
-    return LayoutError(
-        f"{checkpoint.label}: no known layout matches; closest: {extent}: {str(closest) or keys}; "
-        f"check that the file is whole, or write a layout for it: {derive}"
-    )
+        message = f"does not match layout {reason}; {remedy}, or run {derive}"
+    elif closest.named:
+        message = f"no known layout matches; closest: {reason}; check that the file is whole, or run {derive}"
+    else:
+        message = f"no known layout matches: {keys}; if it is a DenseNet, run {derive}"
+    return LayoutError(f"{checkpoint.label}: {message}")
 
 
 def without_prefixes(tensors: Mapping[str, object]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -82,7 +82,7 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
 def is_possible(name: str, shape: Shape) -> bool:
     """Whether a canonical kernel or scale may have this shape in any net: it has as many axes, and none is empty."""
     owner, _, parameter = name.rpartition(".")
-    return parameter != "weight" or (len(shape) in RANKS[kind(owner.removesuffix(".scale"))] and all(shape))
+    return parameter != "weight" or (len(shape) in RANKS[kind(owner)] and all(shape))
 
 
 def _dimensions(shapes: Mapping[str, Shape]) -> int:

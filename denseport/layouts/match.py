@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from denseport.checkpoint import Checkpoint
@@ -59,7 +59,8 @@ class Detection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, from which another process that reads the same file need not detect again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+        return {
+            **vars(self),
             "layout": self.layout.reference,
             "framework": [self.framework.name, self.framework.rotated],
             "config": self.config.to_dict(),
@@ -84,26 +85,18 @@ class Detection:
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a user should know of how the tensors were found."""
-        notes = []
-        if checkpoint.wrapper:
-            notes.append(f"the tensors stand under {quoted(checkpoint.wrapper)}")
-        if self.prefix:
-            notes.append(f"the prefix {self.prefix} was taken off")
-        if self.head:
-            notes.append(f"{quoted(self.head)} was taken for the classifier")
-        if self.dropped:
-            notes.append(f"left out: {listed(self.dropped, 8)}")
-        if checkpoint.nameless:
-            notes.append(
-                f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
-                "Keras code may fit as well; give --from-layout where the net is not of that layout"
-            )
-        elif self.assumed:
-            values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
-            notes.append(f"assumed, since neither the file nor its layout states it: {values}")
-        if self.layout.note:
-            notes.append(self.layout.note)
-        return notes
+        values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
+        notes = {
+            f"the tensors stand under {quoted(checkpoint.wrapper)}": checkpoint.wrapper,
+            f"the prefix {self.prefix} was taken off": self.prefix,
+            f"{quoted(self.head)} was taken for the classifier": self.head,
+            f"left out: {listed(self.dropped, 8)}": self.dropped,
+            f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
+            "Keras code may fit as well; give --from-layout where the net is not of that layout": checkpoint.nameless,
+            f"assumed, since neither the file nor its layout states it: {values}": values and not checkpoint.nameless,
+            self.layout.note: self.layout.note,
+        }
+        return [note for note, holds in notes.items() if holds]
 
 
 class MisfitError(LayoutError):

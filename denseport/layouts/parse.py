@@ -22,26 +22,18 @@ SHIPPED = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME = 200
 
-# The canonical names of layers, which are the keys of [names].
-LAYERS = (
-    "stem.conv",
-    "stem.norm",
-    "stem.conv{s}",
-    "stem.norm{s}",
-    "block{b}.layer{l}.norm1",
-    "block{b}.layer{l}.conv1",
-    "block{b}.layer{l}.norm2",
-    "block{b}.layer{l}.conv2",
-    "transition{t}.norm",
-    "transition{t}.conv",
-    "head.norm",
-    "head.classifier",
-)
+
+def known_text(name: str) -> str:
+    """The TOML text of a layout that ships with the package."""
+    return (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+
+
+# The canonical names of layers, as the canonical layout lists them.
+LAYERS = tuple(tomllib.loads(known_text("denseport"))["names"])
 NORMS = frozenset(layer for layer in LAYERS if ".norm" in layer)
 # What the presence of tensors shows; a layout may know better, so that a tensor it must have is missed.
 STRUCTURE = ("dimensions", "stem_kernel", "stem_norm", "bottleneck_norm", "final_norm", "conv_bias")
 CONFIG_FACTS = frozenset(field.name for field in fields(DenseNetConfig)) - {"traits"}
-
 # The keys that each section of a layout file may have.
 SECTIONS: Mapping[str, frozenset[str]] = {
     "names": frozenset(LAYERS),
@@ -59,11 +51,6 @@ NOT_INHERITED = frozenset({"extends", "note", "nameless", "detected"})
 def known_layouts() -> Mapping[str, Layout]:
     """The layouts that ship with the package, by name."""
     return {name: _known(name).layout() for name in SHIPPED}
-
-
-def known_text(name: str) -> str:
-    """The TOML text of a layout that ships with the package."""
-    return (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def find_layout(name: str | Path) -> Layout:
@@ -106,26 +93,36 @@ class _Parser:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise LayoutError(f"{file}: is not TOML: {quoted(error)}; correct that line") from None
 
+    def require(self, holds: bool, key: str, must: str) -> None:
+        """Refuses a key by its name and the line where it stands, where something does not hold."""
+        if not holds:
+            here = re.compile(rf"""\s*\[*["']?{re.escape(key)}["']?\s*[=\]]""")
+            line = next((n for n, line in enumerate(self.text.splitlines(), 1) if here.match(line)), None)
+            raise LayoutError(f"{self.file}: {quoted(key)} {must}" + (f" (line {line})" if line else ""))
+
     def layout(self) -> Layout:
-        for key in self.table.keys() - KEYS.keys():
-            raise self.wrong(key, f"is no key of a layout; the keys are {', '.join(sorted(KEYS))}")
+        """The layout, with what it has from the one that it extends."""
+        for key in self.table:
+            self.require(key in KEYS, key, f"is no key of a layout; the keys are {', '.join(sorted(KEYS))}")
         table = {"frameworks": None, **self.merged()}
         values = {key: KEYS[key](self, key, value) for key, value in table.items() if key != "extends"}
         names, scales, numbered = values["names"], values["scales"], values["numbered"]
-        if numbered and not {"conv", "norm", "dense"} <= numbered.keys():
-            raise self.wrong("numbered", "must name all of conv, norm and dense")
-        if scales and not names.keys() & NORMS <= scales.keys():
-            raise self.wrong("scales", "must name the scale layer of every normalisation that [names] has")
-        if bool(names) == bool(numbered):
-            raise self.wrong("names", "is missing; a layout needs [names], or [numbered] where layers have no names")
+        of_keras = not numbered or {"conv", "norm", "dense"} <= numbered.keys()
+        self.require(of_keras, "numbered", "must name all of conv, norm and dense")
+        scaled = not scales or names.keys() & NORMS <= scales.keys()
+        self.require(scaled, "scales", "must name the scale layer of every normalisation that [names] has")
+        one_of_two = bool(names) != bool(numbered)
+        self.require(
+            one_of_two, "names", "is missing; a layout needs [names], or [numbered] where layers have no names"
+        )
         return Layout(name=Path(self.file).stem, **values)
 
     def merged(self) -> dict[str, Any]:
         """The keys of this file over those of the layout that it extends, sections key by key."""
         base = {}
         if (name := self.table.get("extends")) is not None:
-            if f"{name}.toml" == Path(self.file).name or name not in SHIPPED:
-                raise self.wrong("extends", f"must name another layout that ships with denseport, not {quoted(name)}")
+            another = name in SHIPPED and f"{name}.toml" != Path(self.file).name
+            self.require(another, "extends", f"must name another layout that ships with denseport, not {quoted(name)}")
             base = {key: value for key, value in _known(name).merged().items() if key not in NOT_INHERITED}
         sections = {section: {**base.get(section, {}), **self.section(section)} for section in SECTIONS}
         if self.table.get("names"):
@@ -134,70 +131,67 @@ class _Parser:
 
     def section(self, section: str) -> dict[str, Any]:
         table = self.table.get(section, {})
-        if not isinstance(table, dict):
-            raise self.wrong(section, f"must be a table; write [{section}]")
-        for key in table.keys() - SECTIONS[section]:
-            raise self.wrong(key, f"is no key of [{section}]; the keys are {listed(sorted(SECTIONS[section]), 30)}")
-        return table
+        self.require(isinstance(table, dict), section, f"must be a table; write [{section}]")
+        keys = SECTIONS[section]
+        for key in table:
+            self.require(key in keys, key, f"is no key of [{section}]; the keys are {listed(sorted(keys), 30)}")
+        return dict(table)
 
-    def words(self, key: str, value: object) -> str:
-        if not isinstance(value, str):
-            raise self.wrong(key, "must be a string")
-        return value
-
-    def flag(self, key: str, value: object) -> bool:
-        if not isinstance(value, bool):
-            raise self.wrong(key, "must be true or false")
-        return value
-
-    def frameworks(self, key: str, value: object) -> tuple[Framework, ...]:
-        if not isinstance(value, list) or not value or not all(name in FRAMEWORKS for name in map(str, value)):
-            raise self.wrong(key, f"must list one or more of {', '.join(FRAMEWORKS)}")
-        return tuple(FRAMEWORKS[name] for name in value)
-
-    def preprocessing(self, key: str, value: object) -> str:
-        if str(value) not in PREPROCESSING:
-            raise self.wrong(key, f"must be one of {', '.join(PREPROCESSING)}")
+    def words(self, key: str, value: Any) -> str:
+        self.require(isinstance(value, str), key, "must be a string")
         return str(value)
 
-    def strings(self, key: str, value: object) -> tuple[str, ...]:
+    def flag(self, key: str, value: Any) -> bool:
+        self.require(isinstance(value, bool), key, "must be true or false")
+        return bool(value)
+
+    def frameworks(self, key: str, value: Any) -> tuple[Framework, ...]:
+        known = isinstance(value, list) and value and all(name in FRAMEWORKS for name in map(str, value))
+        self.require(bool(known), key, f"must list one or more of {', '.join(FRAMEWORKS)}")
+        return tuple(FRAMEWORKS[name] for name in value)
+
+    def preprocessing(self, key: str, value: Any) -> str:
+        self.require(str(value) in PREPROCESSING, key, f"must be one of {', '.join(PREPROCESSING)}")
+        return str(value)
+
+    def strings(self, key: str, value: Any) -> tuple[str, ...]:
         every = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in every):
-            raise self.wrong(key, f"must be a string of 1 to {MAX_NAME} characters, or a list of such strings")
+        fit = all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in every)
+        self.require(fit, key, f"must be a string of 1 to {MAX_NAME} characters, or a list of such strings")
         return tuple(every)
 
-    def spellings(self, _: str, table: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    def spellings(self, _: str, table: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """Names by their key; `[]` takes back what the extended layout has there."""
         return {key: self.strings(key, value) for key, value in table.items() if value != []}
 
-    def names(self, section: str, table: Mapping[str, object]) -> Names:
+    def names(self, section: str, table: Mapping[str, Any]) -> Names:
         names: dict[str, tuple[Template, ...]] = {}
         for canonical, spellings in self.spellings(section, table).items():
             try:
                 names[canonical] = tuple(map(Template, spellings))
             except LayoutError as error:
-                raise self.wrong(canonical, f"is wrong: {error}") from None
-            if any(template.letters != Template(canonical).letters for template in names[canonical]):
-                raise self.wrong(canonical, "must have the same indices on both sides")
+                self.require(False, canonical, f"is wrong: {error}")
+            same = all(template.letters == Template(canonical).letters for template in names[canonical])
+            self.require(same, canonical, "must have the same indices on both sides")
         return names
 
-    def traits(self, key: str, table: object) -> dict[str, Any]:
-        if not isinstance(table, dict) or table.keys() - TRAIT_NAMES:
-            raise self.wrong(key, f"must be a table of traits, which are {', '.join(sorted(TRAIT_NAMES))}")
+    def traits(self, key: str, table: Any) -> dict[str, Any]:
+        known = isinstance(table, dict) and table.keys() <= TRAIT_NAMES
+        self.require(known, key, f"must be a table of traits, which are {', '.join(sorted(TRAIT_NAMES))}")
         try:
             Traits(**table)
         except LayoutError as error:
             raise LayoutError(f"{self.file}: [{key}]: {error}") from None
-        return table
+        return dict(table)
 
-    def variants(self, key: str, value: object) -> tuple[Variant, ...]:
+    def variants(self, key: str, value: Any) -> tuple[Variant, ...]:
         variants = []
         for variant in value if isinstance(value, list) else [value]:
             match variant:
-                case {"when": dict(when), "traits": dict(traits), **rest} if not rest and when.keys() <= CONFIG_FACTS:
+                case {"when": dict(when), "traits": traits, **rest} if not rest and when.keys() <= CONFIG_FACTS:
                     variants.append(Variant(self.facts(key, when), self.traits(key, traits)))
                 case _:
-                    raise self.wrong(key, "must each have `when`, a table of architecture, and `traits`")
+                    self.require(False, key, "must each have `when`, a table of architecture, and `traits`")
         return tuple(variants)
 
     def facts(self, _: str, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,33 +203,18 @@ class _Parser:
         facts = self.facts(key, table)
         for fact, value in facts.items():
             wanted = type(getattr(DenseNetConfig(), fact))
-            if type(value) is not wanted:
-                raise self.wrong(fact, f"must be a {wanted.__name__}")
+            self.require(type(value) is wanted, fact, f"must be a {wanted.__name__}")
         return facts
-
-    def wrong(self, key: str, why: str) -> LayoutError:
-        """The error of a key, with the line where it stands in this file."""
-        here = re.compile(rf"""\s*\[*["']?{re.escape(key)}["']?\s*[=\]]""")
-        line = next((n for n, line in enumerate(self.text.splitlines(), 1) if here.match(line)), None)
-        return LayoutError(f"{self.file}: {quoted(key)} {why}" + (f" (line {line})" if line else ""))
 
 
 # How each key of a layout file is read; what it means, and what it is where it is missing, says `Layout`.
 KEYS: Mapping[str, Callable[[_Parser, str, Any], Any]] = {
-    "extends": _Parser.words,
-    "title": _Parser.words,
-    "source": _Parser.words,
-    "note": _Parser.words,
+    **dict.fromkeys(("extends", "title", "source", "note", "nested"), _Parser.words),
+    **dict.fromkeys(("counters", "nameless", "detected"), _Parser.flag),
+    **dict.fromkeys(("names", "plain", "scales"), _Parser.names),
     "frameworks": _Parser.frameworks,
     "preprocessing": _Parser.preprocessing,
-    "counters": _Parser.flag,
-    "nameless": _Parser.flag,
-    "detected": _Parser.flag,
-    "nested": _Parser.words,
     "extra": _Parser.strings,
-    "names": _Parser.names,
-    "plain": _Parser.names,
-    "scales": _Parser.names,
     "numbered": _Parser.spellings,
     "traits": _Parser.traits,
     "variants": _Parser.variants,

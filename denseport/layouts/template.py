@@ -6,16 +6,14 @@ Matching cannot backtrack, and what a template reads it writes back the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from denseport.errors import LayoutError, quoted
 
 PLACEHOLDER = re.compile(r"\{([blts])([+-][0-9]{1,4})?\}")
-CANONICAL_INDEX = re.compile(r"(block|layer|transition|stem\.conv|stem\.norm)([1-9][0-9]*)")
 NUMBER = re.compile(r"[0-9]+")
-LETTERS = {"block": "b", "layer": "l", "transition": "t", "stem.conv": "s", "stem.norm": "s"}
 # A scale layer's canonical name is that of the normalisation that it follows, and this.
 SCALE = "-scale"
 
@@ -88,16 +86,21 @@ def outline(name: str) -> str:
     return NUMBER.sub("#", name)
 
 
-def canonical_template(layer: str) -> tuple[str, dict[str, int]]:
-    """A canonical layer name as template and indices: `block1.layer3.norm1` gives `block{b}.layer{l}.norm1`."""
-    indices: dict[str, int] = {}
+class Renaming:
+    """Names of some templates to the names of others with the same indices."""
 
-    def indexed(found: re.Match[str]) -> str:
-        letter = LETTERS[found[1]]
-        indices[letter] = int(found[2])
-        return found[1] + placeholder(letter, 0)
+    def __init__(self, pairs: Iterable[tuple[Template, Template]]) -> None:
+        self._by_outline: dict[str, list[tuple[Template, Template]]] = {}
+        # A name without indices goes before a template that would fit it too.
+        for source, target in sorted(pairs, key=lambda pair: len(pair[0].letters)):
+            self._by_outline.setdefault(source.outline, []).append((source, target))
 
-    return CANONICAL_INDEX.sub(indexed, layer), indices
+    def __call__(self, name: str) -> str | None:
+        """The other name, or None where this one fits no template."""
+        for source, target in self._by_outline.get(outline(name), ()):
+            if (indices := source.indices(name)) is not None:
+                return target.format(indices)
+        return None
 
 
 class Spelling:
@@ -105,12 +108,10 @@ class Spelling:
 
     def __init__(self, layout: str, names: Mapping[str, tuple[Template, ...]]) -> None:
         self._layout = layout
-        self._names = names
-        # A name without indices goes before a template that would fit it too.
-        every = [(Template(canonical), spelled) for canonical, spellings in names.items() for spelled in spellings]
-        self._readings: dict[str, list[tuple[Template, Template]]] = {}
-        for canonical, spelled in sorted(every, key=lambda reading: len(reading[1].letters)):
-            self._readings.setdefault(spelled.outline, []).append((canonical, spelled))
+        self._write = Renaming((Template(canonical), spellings[0]) for canonical, spellings in names.items())
+        self.canonical = Renaming(
+            (spelling, Template(canonical)) for canonical, every in names.items() for spelling in every
+        )
 
     def layer(self, canonical: str) -> str:
         """The layout's name for a canonical layer.
@@ -118,16 +119,8 @@ class Spelling:
         Raises:
             LayoutError: The layout has no such layer.
         """
-        template, indices = canonical_template(canonical)
-        if template not in self._names:
+        if (name := self._write(canonical)) is None:
             raise LayoutError(
                 f"layout {self._layout} has no name for {canonical}; choose another --to-layout, such as denseport"
             )
-        return self._names[template][0].format(indices)
-
-    def canonical(self, layer: str) -> str | None:
-        """The canonical name of one of the layout's layers, or None where it is none."""
-        for canonical, spelled in self._readings.get(outline(layer), ()):
-            if (indices := spelled.indices(layer)) is not None:
-                return canonical.format(indices)
-        return None
+        return name

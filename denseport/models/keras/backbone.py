@@ -12,7 +12,7 @@ from keras import layers
 from denseport import formats, layouts, presets
 from denseport.errors import UsageError, quoted
 from denseport.layouts.frameworks import KERAS
-from denseport.layouts.template import Template, canonical_template
+from denseport.layouts.template import Spelling, Template
 from denseport.models import architectures
 from denseport.models.keras.twin import Style, computing_in, features, fill, last_norm
 from denseport.net import graph
@@ -94,7 +94,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
         with computing_in(policy):
             images = keras.Input(input_shape) if input_tensor is None else input_tensor
             config = architectures.keras_cv(stackwise_num_repeats, compression_ratio, growth_rate, images.shape[-1])
-            style = Style(spelled=spelling(config), normalization=layers.BatchNormalization, momentum=0.99)
+            style = Style(spelled=spelling(), normalization=layers.BatchNormalization, momentum=0.99)
             x = layers.Rescaling(1 / 255.0)(images) if include_rescaling else images
             x = last_norm(config, features(config, x, style), "head", style)
             super().__init__(inputs=images, outputs=x, **kwargs)
@@ -137,7 +137,7 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
     @property
     def pyramid_level_inputs(self) -> dict[str, str]:
         """The name of the layer that ends each block, by level: the map of `P3` is 2 ** 3 times smaller than images."""
-        spelled = spelling(self.architecture)
+        spelled = spelling()
         blocks = enumerate(self.stackwise_num_repeats, 1)
         return {f"P{b + 1}": spelled(f"block{b}.layer{count}") for b, count in blocks}
 
@@ -166,17 +166,10 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
         return cls(**config)
 
 
-def spelling(config: DenseNetConfig) -> Callable[[str], str]:
+def spelling() -> Callable[[str], str]:
     """What keras_cv calls a layer, from its canonical name."""
-    with_weights = layouts.find_layout("keras-cv").spelling(config)
-
-    def spelled(canonical: str) -> str:
-        template, indices = canonical_template(canonical)
-        if template in WITHOUT_WEIGHTS:
-            return Template(WITHOUT_WEIGHTS[template]).format(indices)
-        return with_weights.layer(canonical)
-
-    return spelled
+    without_weights = {canonical: (Template(name),) for canonical, name in WITHOUT_WEIGHTS.items()}
+    return Spelling("keras-cv", {**layouts.find_layout("keras-cv").names, **without_weights}).layer
 
 
 class NamedBackbone:
