@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -221,13 +222,13 @@ def _common(a: str, b: str) -> int:
 
 def _without_gap(places: Iterable[Place]) -> bool:
     """Whether the first numbers are 1, 2, 3 ..., and behind each of them the rest is so as well."""
-    every = sorted(places)
-    if not every or not every[0]:
-        return len(every) <= 1
-    grouped_places = {first: [place[1:] for place in rest] for first, rest in itertools.groupby(every, lambda p: p[0])}
-    return list(grouped_places) == list(range(1, len(grouped_places) + 1)) and all(
-        _without_gap(rest) for rest in grouped_places.values()
-    )
+    places = list(places)
+    while places and places[0]:
+        counts = Counter(place[:-1] for place in places)
+        if any(place[-1] > counts[place[:-1]] for place in places):
+            return False
+        places = list(counts)
+    return True
 
 
 def _toml(names: Mapping[str, str], framework: Framework, layers: int) -> str:

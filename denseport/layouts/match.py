@@ -33,8 +33,7 @@ class Detection:
         framework: Whose parameter names and axes the tensors have.
         config: The architecture that names, shapes, layout and file together describe.
         origins: Where each trait of `config` comes from, by the trait's name; see `traits.decide`.
-        roles: Canonical tensor name to the name in the checkpoint, in graph order.
-        scales: Canonical normalisation to the names of the weight and bias of the scale layer that follows it.
+        roles: Canonical tensor name to the name in the checkpoint, in graph order; those of scale layers at the end.
         counters: Canonical normalisation to the name of its step counter in the checkpoint.
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         prefix: What stood before the names and was taken off, or "".
@@ -46,7 +45,6 @@ class Detection:
     config: DenseNetConfig
     origins: Mapping[str, Origin]
     roles: Mapping[str, str]
-    scales: Mapping[str, tuple[str, str]]
     counters: Mapping[str, str]
     dropped: tuple[str, ...] = ()
     prefix: str = ""
@@ -78,7 +76,6 @@ class Detection:
             "layout": find_layout(plain["layout"]),
             "framework": frameworks[tuple(plain["framework"])],
             "config": DenseNetConfig.from_dict(plain["config"]),
-            "scales": {norm: tuple(names) for norm, names in plain["scales"].items()},
             "dropped": tuple(plain["dropped"]),
         }
         return cls(**{**plain, **values})
@@ -166,8 +163,8 @@ def _namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, group
 class _Attempt:
     """The canonical names that a layout gives to a checkpoint's layers, on the way to a `Detection`.
 
-    `roles`, `counters` and `dropped` are those of the `Detection`, with scale layers among the roles; `strangers` are
-    the tensors without a role, by layer.
+    `roles`, `counters` and `dropped` are those of the `Detection`; `strangers` are the tensors without a role, by
+    layer.
     """
 
     checkpoint: Checkpoint
@@ -193,17 +190,14 @@ class _Attempt:
         config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
         if drop_head and config.num_classes is None:
             self.drop_strangers()
-        self.refuse_problems(config)
+        expected = self.expected(config)
+        self.refuse_problems(config, expected)
         return Detection(
             layout=self.layout,
             framework=self.framework,
             config=config,
             origins={name: trait.origin for name, trait in traits.items()},
-            roles={role: self.roles[role] for role in shapes(config)},
-            scales={
-                norm: (self.roles[f"{norm}{SCALE}.weight"], self.roles[f"{norm}{SCALE}.bias"])
-                for norm in self.scaled(config)
-            },
+            roles={role: self.roles[role] for role in expected},
             counters=self.counters,
             dropped=tuple(self.dropped),
             head=head,
@@ -266,11 +260,17 @@ class _Attempt:
             if self.have_no_kernel(parameters.values()):
                 self.dropped += self.strangers.pop(layer).values()
 
-    def refuse_problems(self, config: DenseNetConfig) -> None:
+    def expected(self, config: DenseNetConfig) -> dict[str, Shape]:
+        """The canonical shape of every tensor that must have a role."""
+        tensors = dict(shapes(config))
+        for layer in layers(config):
+            if layer.kind == "norm" and self.layout.scales:
+                tensors |= {f"{layer.name}{SCALE}.{each}": layer.shapes[each] for each in ("weight", "bias")}
+        return tensors
+
+    def refuse_problems(self, config: DenseNetConfig, expected: Mapping[str, Shape]) -> None:
         """Names every tensor that is missing, unexpected, or of another size or kind, all at once."""
-        tensors, expected = self.checkpoint.tensors, dict(shapes(config))
-        for norm in self.scaled(config):
-            expected |= {f"{norm}{SCALE}.{each}": expected[f"{norm}.{each}"] for each in ("weight", "bias")}
+        tensors = self.checkpoint.tensors
         spelled = {
             self.roles.get(role) or self.spelled(role, config): self.framework.own_shape(_kind_of(role), shape)
             for role, shape in expected.items()
@@ -293,10 +293,6 @@ class _Attempt:
             raise self.misfit("; ".join(problems), len(wrong))
         if self.checkpoint.nameless and self.layout.nameless and (reason := self.layout.cannot_build(config)):
             raise self.misfit(reason)
-
-    def scaled(self, config: DenseNetConfig) -> list[str]:
-        """The normalisations that a scale layer follows."""
-        return [layer.name for layer in layers(config) if layer.kind == "norm" and self.layout.scales]
 
     def shape(self, role: str, name: str) -> Shape:
         """The canonical shape that a tensor has in a role."""

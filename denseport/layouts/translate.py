@@ -17,7 +17,7 @@ from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.metadata import recorded_counters
 from denseport.net.config import DenseNetConfig
-from denseport.net.graph import CLASSIFIER, Kind, kind, layers
+from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
 from denseport.net.weights import Weights
 
 
@@ -27,13 +27,13 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
     Channels keep the order in which the layout's own net concatenates them, which `config.traits` says.
     """
     tensors = {}
-    for role, name in found.roles.items():
+    for role in shapes(found.config):
         layer, _, parameter = role.rpartition(".")
-        tensor = _to_canonical(checkpoint.tensors[name], kind(layer), found.framework)
+        tensor = _to_canonical(checkpoint.tensors[found.roles[role]], kind(layer), found.framework)
         if parameter == "weight" and layer == CLASSIFIER and found.config.head_shape:
             tensor = _reordered(tensor, found.framework, found.config, canonical=True)
-        if layer in found.scales and parameter in ("weight", "bias"):
-            scale, shift = (checkpoint.tensors[part] for part in found.scales[layer])
+        if f"{layer}{SCALE}.{parameter}" in found.roles:
+            scale, shift = (checkpoint.tensors[found.roles[f"{layer}{SCALE}.{each}"]] for each in ("weight", "bias"))
             tensor = _folded(tensor, scale, shift if parameter == "bias" else None)
         tensors[role] = tensor
     counters = {norm: checkpoint.tensors[name] for norm, name in found.counters.items()}
