@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,10 @@ LAMBDAS = ("__lambda__", "Lambda")
 SERIALISED = frozenset({"class_name", "module", "registered_name"})
 # The ends of the keys whose strings name classes or functions; only their names tell these from other text.
 NAMING = ("_initializer", "_regularizer", "_constraint")
-MAX_LAYERS = 100_000
-# What Keras 1, 2 and 3 call a convolution's stride and dilation.
+# What Keras 1, 2 and 3 call a convolution's stride.
 STRIDES = ("strides", "subsample", "subsample_length")
-DILATIONS = ("dilation_rate",)
+DILATION = "dilation_rate"
+MAX_LAYERS = 100_000
 REMEDY = "save the weights of a DenseNet alone"
 
 
@@ -75,6 +75,22 @@ class ModelLayer:
             return _of_relu(self.config)
         return "softmax" if self.kind == "Softmax" else _activation(self.config.get("activation"))
 
+    def argument(self, *keys: str, default: object = None) -> Any:
+        """What it states under the first of the keys that it has."""
+        return next((self.config[key] for key in keys if key in self.config), default)
+
+    def steps(self, *keys: str) -> set[int]:
+        """Its strides or dilations, which are 1 where none are stated.
+
+        Raises:
+            LayoutError: They are no whole numbers.
+        """
+        stated = self.argument(*keys, default=1)
+        steps = stated if isinstance(stated, list) and stated else [stated]
+        fault = f"a convolution's {keys[0]} are no whole numbers"
+        _refuse(fault, [] if all(type(step) is int for step in steps) else [(self, stated)])
+        return set(steps)
+
 
 def stated(description: Mapping[str, Any], shown: str) -> Record:
     """The traits that a model's configuration states without doubt.
@@ -84,25 +100,11 @@ def stated(description: Mapping[str, Any], shown: str) -> Record:
             convolutions with strides or dilations that no DenseNet has, or traits that make no sense.
     """
     try:
-        return Record(traits=_traits(model_layers(description)))
+        traits = _traits(model_layers(description))
+        Traits(**traits)
     except LayoutError as error:
         raise LayoutError(f"{shown}: {error}") from None
-
-
-def _traits(layers: list[ModelLayer]) -> dict[str, Any]:
-    traits: dict[str, Any] = {}
-    if normalisations := [layer for layer in layers if layer.kind in NORMALISATIONS]:
-        traits["epsilon"] = _epsilon(normalisations)
-    stem = next((n for n, layer in enumerate(layers) if layer.kind in CONVOLUTIONS), None)
-    if stem is not None:
-        traits |= _stem_traits(layers, stem)
-        joined = max((n for n, layer in enumerate(layers) if layer.kind in JOINS), default=None)
-        if joined is not None:
-            relu = any(layer.activation == "relu" for layer in layers[joined:])
-            traits["final_activation"] = "relu" if relu else "none"
-        traits["stem_pool"] = "max" if any(layer.kind.startswith("MaxPooling") for layer in layers) else "none"
-    Traits(**traits)
-    return traits
+    return Record(traits=traits)
 
 
 def model_layers(config: Mapping[str, Any]) -> list[ModelLayer]:
@@ -113,29 +115,26 @@ def model_layers(config: Mapping[str, Any]) -> list[ModelLayer]:
             all such layers. Or the configuration lists no layers where it should.
     """
     layers = list(_layers(config))
-    _refuse(
-        "has layers that no DenseNet has",
-        (f"{layer.name} ({layer.kind})" for layer in layers if not _is_densenets(layer)),
-    )
+    foreign = ((layer, layer.kind) for layer in layers if not _is_densenets(layer))
+    _refuse("the model has layers that no DenseNet has", foreign)
     last_join = max((n for n, layer in enumerate(layers) if layer.kind in JOINS), default=-1)
-    _refuse(
-        "has activations that no DenseNet has there",
-        (
-            f"{layer.name} ({layer.activation})"
-            for n, layer in enumerate(layers)
-            if layer.activation not in (HEAD_ACTIVATIONS if n > last_join else ACTIVATIONS)
-        ),
+    odd = (
+        (layer, layer.activation)
+        for n, layer in enumerate(layers)
+        if layer.activation not in (HEAD_ACTIVATIONS if n > last_join else ACTIVATIONS)
     )
+    _refuse("the model has activations that no DenseNet has there", odd)
     _refuse(
-        "has layers that need code of others",
-        (f"{layer.name} ({what})" for layer in layers for what in _code(layer.config)),
+        "the model has layers that need code of others",
+        ((layer, code) for layer in layers for code in _code(layer.config)),
     )
     return layers
 
 
-def _refuse(what: str, found: Iterator[str]) -> None:
-    if names := list(found):
-        raise LayoutError(f"the model {what}: {listed(names)}; save a DenseNet's weights alone")
+def _refuse(what: str, layers: Iterable[tuple[ModelLayer, object]], remedy: str = REMEDY) -> None:
+    """Raises LayoutError where there are such layers, and names each with what is odd about it."""
+    if named := [f"{layer.name} ({oddity})" for layer, oddity in layers]:
+        raise LayoutError(f"{what}: {listed(named)}; {remedy}")
 
 
 def _layers(config: Mapping[str, Any]) -> Iterator[ModelLayer]:
@@ -146,11 +145,11 @@ def _layers(config: Mapping[str, Any]) -> Iterator[ModelLayer]:
         layer = pending.pop()
         if not isinstance(layer, dict) or not isinstance(layer.get("class_name"), str):
             raise LayoutError(f"the model's configuration lists {quoted(layer)} where a layer should be; save it again")
-        own = layer.get("config")
-        arguments: dict[str, Any] = own if isinstance(own, dict) else {}
+        stated = layer.get("config")
+        arguments: dict[str, Any] = stated if isinstance(stated, dict) else {}
         kind, package = _class(layer)
         yield ModelLayer(kind, str(arguments.get("name", "")), package, arguments)
-        inner = arguments.get("layers") if isinstance(own, dict) else own
+        inner = arguments.get("layers") if isinstance(stated, dict) else stated
         pending.extend(reversed(inner) if isinstance(inner, list) else [])
         pending.extend([arguments["backbone"]] if isinstance(arguments.get("backbone"), dict) else [])
     raise LayoutError("the model's configuration lists more layers than any DenseNet has; save its weights alone")
@@ -158,12 +157,11 @@ def _layers(config: Mapping[str, Any]) -> Iterator[ModelLayer]:
 
 def _class(stated: Mapping[str, Any]) -> tuple[str, str]:
     """The class of a serialised object, and its package; Keras' own classes may state none."""
-    module = str(stated.get("module") or "keras").partition(".")[0]
-    _, _, kind = (named := str(stated.get("class_name", ""))).rpartition(">")
+    named = str(stated.get("class_name", ""))
     for registered in (str(stated.get("registered_name") or ""), named):
         if ">" in registered:
-            return kind, registered.partition(">")[0].partition(".")[0]
-    return kind, module
+            return named.rpartition(">")[2], registered.partition(">")[0].partition(".")[0]
+    return named, str(stated.get("module") or "keras").partition(".")[0]
 
 
 def _is_densenets(layer: ModelLayer) -> bool:
@@ -174,8 +172,6 @@ def _is_densenets(layer: ModelLayer) -> bool:
 
 def _activation(stated: object) -> str:
     """The name of one of Keras' own activations, or what stands in its place, which then is the name of none."""
-    if stated is None:
-        return "linear"
     if isinstance(stated, dict):
         kind, package = _class(stated)
         config = stated.get("config")
@@ -183,7 +179,7 @@ def _activation(stated: object) -> str:
             return config
         if package in PACKAGES and kind == "ReLU":
             return _of_relu(config if isinstance(config, dict) else {})
-    return stated if isinstance(stated, str) else str(stated)
+    return "linear" if stated is None else str(stated)
 
 
 def _of_relu(config: Mapping[str, Any]) -> str:
@@ -213,61 +209,56 @@ def _code(config: Mapping[str, Any]) -> Iterator[str]:
             pending.extend(value.items())
 
 
-def _epsilon(normalisations: list[ModelLayer]) -> float:
-    """The one epsilon of all normalisations."""
-    if absurd := [layer for layer in normalisations if not 0 < _number(layer.config.get("epsilon")) < 100]:
-        raise LayoutError(
-            f"batch normalisations have a senseless epsilon: {_with(absurd, 'epsilon')}; save the model again"
-        )
-    if absurd := [layer for layer in normalisations if not 0 <= _number(layer.config.get("momentum", 0)) <= 1]:
-        raise LayoutError(
-            f"batch normalisations have a senseless momentum: {_with(absurd, 'momentum')}; save the model again"
-        )
-    usual = Counter(layer.config["epsilon"] for layer in normalisations).most_common(1)[0][0]
-    if others := [layer for layer in normalisations if layer.config["epsilon"] != usual]:
-        raise LayoutError(
-            f"batch normalisations have another epsilon than {usual}, which most have: {_with(others, 'epsilon')}; "
-            "a DenseNet has one: build the model with one and save it again"
-        )
-    return float(usual)
-
-
-def _stem_traits(layers: list[ModelLayer], stem: int) -> dict[str, Any]:
-    """Padding and stride of the first convolution; the others have neither stride nor dilation."""
-    first, *others = [layer for layer in layers if layer.kind in CONVOLUTIONS]
-    if odd := [layer for layer in others if _steps(layer, STRIDES) != {1}]:
-        raise LayoutError(f"convolutions have strides that no DenseNet has there: {_with(odd, *STRIDES)}; {REMEDY}")
-    if odd := [layer for layer in (first, *others) if _steps(layer, DILATIONS) != {1}]:
-        raise LayoutError(f"convolutions are dilated, as no DenseNet's are: {_with(odd, *DILATIONS)}; {REMEDY}")
+def _traits(layers: list[ModelLayer]) -> dict[str, Any]:
     traits: dict[str, Any] = {}
-    if first.config.get("padding", first.config.get("border_mode")) == "same":
-        traits["padding"] = "same"
-    elif any(layer.kind.startswith("ZeroPadding") for layer in layers[:stem]):
-        traits["padding"] = "symmetric"
-    strides = _steps(first, STRIDES)
-    if len(strides) > 1:
-        raise LayoutError(f"the stem has unequal strides: {_with([first], *STRIDES)}; {REMEDY}")
-    if any(key in first.config for key in STRIDES):
-        traits["stem_stride"] = strides.pop()
+    if normalisations := [layer for layer in layers if layer.kind in NORMALISATIONS]:
+        traits["epsilon"] = _epsilon(normalisations)
+    if any(layer.kind in CONVOLUTIONS for layer in layers):
+        traits |= _stem_traits(layers)
+        joined = max((n for n, layer in enumerate(layers) if layer.kind in JOINS), default=None)
+        if joined is not None:
+            relu = any(layer.activation == "relu" for layer in layers[joined:])
+            traits["final_activation"] = "relu" if relu else "none"
+        traits["stem_pool"] = "max" if any(layer.kind.startswith("MaxPooling") for layer in layers) else "none"
     return traits
 
 
-def _steps(layer: ModelLayer, keys: tuple[str, ...]) -> set[int]:
-    """A convolution's strides or dilations, which are 1 where none are stated."""
-    stated = next((layer.config[key] for key in keys if key in layer.config), 1)
-    steps = stated if isinstance(stated, list) and stated else [stated]
-    if not all(type(step) is int for step in steps):
-        raise LayoutError(f"a convolution's {keys[0]} are no whole numbers: {_with([layer], *keys)}; {REMEDY}")
-    return set(steps)
+def _epsilon(normalisations: list[ModelLayer]) -> float:
+    """The one epsilon of all normalisations."""
+    for argument, usual, least, most in (("epsilon", None, math.ulp(0), 100), ("momentum", 0, 0, 1)):
+        values = [(layer, layer.config.get(argument, usual)) for layer in normalisations]
+        absurd = ((layer, value) for layer, value in values if not least <= _number(value) <= most)
+        _refuse(f"batch normalisations have a senseless {argument}", absurd, "save the model again")
+    epsilons = [(layer, layer.config["epsilon"]) for layer in normalisations]
+    usual = Counter(epsilon for _, epsilon in epsilons).most_common(1)[0][0]
+    others = ((layer, epsilon) for layer, epsilon in epsilons if epsilon != usual)
+    _refuse(
+        f"batch normalisations have another epsilon than {usual}, which most have",
+        others,
+        "a DenseNet has one: build the model with one and save it again",
+    )
+    return float(usual)
+
+
+def _stem_traits(layers: list[ModelLayer]) -> dict[str, Any]:
+    """Padding and stride of the first convolution; the others have neither stride nor dilation."""
+    first, *others = convolutions = [layer for layer in layers if layer.kind in CONVOLUTIONS]
+    striding = ((layer, layer.argument(*STRIDES)) for layer in others if layer.steps(*STRIDES) != {1})
+    _refuse("convolutions have strides that no DenseNet has there", striding)
+    dilated = ((layer, layer.argument(DILATION)) for layer in convolutions if layer.steps(DILATION) != {1})
+    _refuse("convolutions are dilated, as no DenseNet's are", dilated)
+    stride, *more = first.steps(*STRIDES)
+    _refuse("the stem has unequal strides", [(first, first.argument(*STRIDES))] if more else [])
+    traits: dict[str, Any] = {}
+    if first.argument("padding", "border_mode") == "same":
+        traits["padding"] = "same"
+    elif any(layer.kind.startswith("ZeroPadding") for layer in layers[: layers.index(first)]):
+        traits["padding"] = "symmetric"
+    if first.argument(*STRIDES) is not None:
+        traits["stem_stride"] = stride
+    return traits
 
 
 def _number(value: object) -> float:
     """The number, or NaN, which lies in no range, for what is none."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-
-
-def _with(layers: list[ModelLayer], *keys: str) -> str:
-    """The layers' names, each with what it states under the first of the keys that it has."""
-    return listed(
-        f"{layer.name} ({next((layer.config[key] for key in keys if key in layer.config), None)})" for layer in layers
-    )
