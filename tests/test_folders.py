@@ -390,7 +390,7 @@ def test_a_failure_leaves_the_old_folder_as_it_was(tmp_path: Path, monkeypatch: 
         ("[]", "config.json: is no JSON object"),
         ('{"pretrained_cfg": {"mean": ["x"], "std": [1]}}', "config.json: preprocessing: mean must be a number"),
         ('{"pretrained_cfg": {"mean": {"a": 1}, "std": [1]}}', "config.json: preprocessing: mean must be one number"),
-        (" " * (1 << 20) + "{}", "more than a configuration takes"),
+        (" " * (1 << 20) + "{}", "config.json: is longer than the 1048576 bytes"),
     ],
 )
 def test_a_broken_folder_is_told(config: str | None, message: str, tmp_path: Path) -> None:

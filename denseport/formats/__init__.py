@@ -7,14 +7,16 @@ this module imports no numpy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain, count
+from itertools import count, takewhile
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from denseport.errors import FormatError, UsageError, quoted
+from denseport.formats.source_file import SourceFile
 
 if TYPE_CHECKING:
     from denseport.checkpoint import Checkpoint, Tensor
@@ -102,30 +104,20 @@ def sniff(path: Path, shown: str | Path | None = None) -> str:
         UsageError: There is no such file, or it cannot be read.
         FormatError: It is empty or starts like none of the formats.
     """
-    shown = shown or path
-    try:
-        if not path.is_file():
-            fault = "is no file" if path.exists() else "does not exist"
-            raise UsageError(f"{shown}: {fault}; check the path")
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UsageError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
-    if not head:
-        raise FormatError(f"{shown}: the file is empty; copy or download it again")
-    # A safetensors file starts with its header's length, whose first byte may be that of any other format.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
-        return "keras" if _is_keras_archive(head[30:]) else "pth"
-    if head[:1] == b"\x80":
-        return "pth"
-    if _is_hdf5(path):
-        return "h5"
-    start = quoted(head[:8].decode("latin-1"))
+    with closing(SourceFile(path, shown)) as file:
+        start = file.read(0, 64)
+        # A safetensors file starts with its header's length, whose first byte may be that of any other format.
+        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < file.size:
+            return "safetensors"
+        if start.startswith(b"PK\x03\x04"):
+            return "keras" if _is_keras_archive(start[30:]) else "pth"
+        if start[:1] == b"\x80":
+            return "pth"
+        if _is_hdf5(file):
+            return "h5"
     raise FormatError(
-        f"{shown}: starts with {start}, which no pth, h5, safetensors or .keras file does; check the path, unpack the "
-        "file, or download it again"
+        f"{file.path}: starts with {quoted(start[:8].decode('latin-1'))}, which no pth, h5, safetensors or .keras file "
+        "does; check the path, unpack the file, or download it again"
     )
 
 
@@ -136,19 +128,15 @@ def _is_keras_archive(first_name: bytes) -> bool:
     return first_name.startswith((CONFIG.encode(), METADATA.encode(), WEIGHTS.encode()))
 
 
-def _is_hdf5(path: Path) -> bool:
+def _is_hdf5(file: SourceFile) -> bool:
     """Whether HDF5 begins at once, or behind a user block of 512 bytes, or of that doubled any number of times.
 
     Source: "HDF5 File Format Specification Version 3.0", section II.A.
     """
     from denseport.formats.hdf5.file import SIGNATURE
 
-    with path.open("rb") as file:
-        for start in chain([0], (512 << doubled for doubled in count())):
-            file.seek(start)
-            if (found := file.read(len(SIGNATURE))) in (SIGNATURE, b""):
-                return found == SIGNATURE
-    return False
+    starts = takewhile(lambda start: start < file.size, (512 << doubled for doubled in count()))
+    return any(file.read(start, len(SIGNATURE)) == SIGNATURE for start in (0, *starts))
 
 
 def read(

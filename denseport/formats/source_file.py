@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import weakref
 from pathlib import Path
 
@@ -21,17 +23,20 @@ class SourceFile:
         size: Number of its bytes when it was opened.
 
     Raises:
-        UsageError: The file cannot be opened.
+        UsageError: It cannot be opened, or is no regular file.
         FormatError: The file is empty.
     """
 
     def __init__(self, path: Path, shown: str | Path | None = None) -> None:
         self.path = shown or path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe is opened without waiting for somebody who writes into it.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._closing = weakref.finalize(self, os.close, self._descriptor)
-            self.size = os.fstat(self._descriptor).st_size
-            os.pread(self._descriptor, 1, 0)  # a folder can be opened, but not read
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            self.size = status.st_size
         except OSError as error:
             raise UsageError(
                 f"{self.path}: cannot be read ({error.strerror}); check the path and its permissions"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from denseport.errors import FormatError
 from denseport.formats.keras import parse_config
 from denseport.formats.source_file import SourceFile
 
@@ -23,15 +23,8 @@ def read_json(folder: Path, name: str, shown: str | Path) -> dict[str, Any]:
     Raises:
         FormatError: The file is too large, or holds no JSON object.
     """
-    source = SourceFile(folder / name, f"{shown}/{name}")
-    try:
-        if source.size > MAX_CONFIG_BYTES:
-            raise FormatError(
-                f"{source.path}: has {source.size} bytes, more than a configuration takes; save the model again"
-            )
-        return parse_config(source.read(0, source.size), str(source.path))
-    finally:
-        source.close()
+    with closing(SourceFile(folder / name, f"{shown}/{name}")) as file:
+        return parse_config(file.read(0, MAX_CONFIG_BYTES + 1), f"{shown}/{name}", MAX_CONFIG_BYTES)
 
 
 def write_json(folder: Path, description: Mapping[str, Any], indent: int) -> None:

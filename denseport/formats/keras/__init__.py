@@ -109,16 +109,14 @@ def check_names(names: Iterable[str], shown: str | Path) -> None:
             )
 
 
-def parse_config(text: bytes | str, what: str) -> dict[str, Any]:
+def parse_config(text: bytes | str, what: str, most: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object as plain data; `what` names it in errors.
 
     Raises:
-        FormatError: The text is no JSON object, nested beyond reason, or far longer than any DenseNet's.
+        FormatError: The text is no JSON object, nested beyond reason, or longer than `most`.
     """
-    if len(text) > MAX_CONFIG_BYTES:
-        raise FormatError(
-            f"{what}: is longer than the {MAX_CONFIG_BYTES} bytes that any DenseNet takes; save its weights alone"
-        )
+    if len(text) > most:
+        raise FormatError(f"{what}: is longer than the {most} bytes that any DenseNet takes; save its weights alone")
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as error:

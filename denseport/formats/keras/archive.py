@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,7 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     Raises:
         FormatError: The archive is broken or unsafe, lacks its config or weights, or has them compressed.
     """
-    archive = SourceFile(path, shown)
-    try:
+    with closing(SourceFile(path, shown)) as archive:
         zipped = ZipArchive(archive)
         for name in (CONFIG, WEIGHTS):
             if name not in zipped.entries:
@@ -52,8 +52,6 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
             else {}
             for name, most in ((CONFIG, MAX_CONFIG_BYTES), (METADATA, MAX_METADATA_BYTES))
         )
-    finally:
-        archive.close()
     file = File(path, stored.start, stored.size, shown)
     version = about.get("keras_version")
     return replace(
