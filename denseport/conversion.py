@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,17 +14,15 @@ from denseport import files, formats, layouts
 from denseport.atomic import replacing
 from denseport.checkpoint import dtype_of
 from denseport.errors import UsageError
-from denseport.layouts import Layout, Weights, descriptions
-from denseport.metadata import recorded_preprocessing
+from denseport.layouts import Layout, Weights
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
-from denseport.planning import Plan, planned, target_layout, target_metadata
+from denseport.planning import Plan, planned, target_description, target_layout, target_metadata
 from denseport.requirements import keras_backend
-from denseport.source import Source
+from denseport.running.workers import Workers
 
 if TYPE_CHECKING:
-    from denseport.parity import Workers
     from denseport.parity.report import ParityReport
 
 
@@ -103,46 +101,33 @@ def convert(
     """
     started = time.perf_counter()
     plan = planned(src, dst, checked(Converting, options), progress)
-    with _frameworks(plan, workers) as processes, plan.opened() as source:
+    verify, target = plan.options["verify"], plan.target
+    with nullcontext(workers) if workers or not verify else Workers() as processes, plan.source as source:
         source.hash_in_background()
         weights = source.weights.concatenated("old-first")
         layout, notes = target_layout(weights.config, plan)
-        framework = layout.framework_for(plan.format.framework)
-        with replacing(plan.target, force=force, files=plan.files) as temporary:
-            if not plan.options["allow_nonfinite"] and source.unsound:
-                raise UsageError(f"{plan.source}: {source.unsound}")
+        with replacing(target, force=force, files=plan.format.files or None) as temporary:
             weights = _changed(weights, layout, plan)
-            if processes is not None:  # the frameworks take seconds to start, in which the file is written
-                _start(processes, plan)
+            if processes and verify:  # the frameworks take seconds to start, in which the file is written
+                _start(processes, plan.options)
+            framework, nesting = layout.framework_for(plan.format.framework), layout.nesting(weights.config)
             tensors = layouts.from_canonical(weights, layout, framework)
-            metadata = target_metadata(source, weights, layout, framework, plan)
-            nesting = layout.nesting(weights.config)
-            description = _description(weights.config, layout, metadata, notes, plan)
-            formats.write(tensors, metadata, temporary, plan.format.name, nesting, plan.target, description)
-            files.confirm(tensors, metadata, temporary, plan.format.name, nesting, plan.target)
+            metadata = target_metadata(weights, layout, framework, plan)
+            description, more = target_description(weights.config, layout, metadata, plan)
+            content = (tensors, metadata, temporary, plan.format.name, nesting, target, description)
+            formats.write(*content)
+            files.confirm(*content)
             source.check_unchanged()
-            report = _report(source, weights, layout, notes, plan, len(tensors), time.perf_counter() - started)
-            if processes is not None:
-                parity = _proved(layout, plan, temporary, processes, progress)
-                report = dataclasses.replace(report, parity=parity, seconds=time.perf_counter() - started)
-                parity.raise_if_failed(report)
+            report = _report(weights, layout, [*notes, *more], plan, len(tensors))
+            if verify:
+                report = dataclasses.replace(report, parity=_proved(layout, plan, temporary, processes, progress))
+            report = dataclasses.replace(report, seconds=time.perf_counter() - started)
+            if report.parity:
+                report.parity.raise_if_failed(report)
     return report
 
 
-@contextmanager
-def _frameworks(plan: Plan, workers: Workers | None) -> Iterator[Workers | None]:
-    """The processes that compare the outputs, which end with the block unless they were given; None for none."""
-    if not plan.options["verify"]:
-        yield None
-        return
-    from denseport.parity import Workers as Processes
-
-    with nullcontext(workers) if workers else Processes() as processes:
-        yield processes
-
-
-def _start(processes: Workers, plan: Plan) -> None:
-    options = plan.options
+def _start(processes: Workers, options: Converting) -> None:
     processes.start(
         device=options["device"],
         allow_tf32=options["allow_tf32"],
@@ -154,9 +139,12 @@ def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
     """The weights to write: with another epsilon, classifier or dtype where that was asked for.
 
     Raises:
-        UsageError: A running variance would become negative, or a value is beyond the range of the dtype.
+        UsageError: They are NaN or Inf, a running variance is or would become negative, or a value is beyond the range
+            of the dtype.
     """
-    options = plan.options
+    options, source = plan.options, plan.source
+    if not options["allow_nonfinite"] and source.unsound:
+        raise UsageError(f"{source.shown}: {source.unsound}")
     if options["compensate_epsilon"]:
         usual = weights.config.traits.epsilon
         weights = weights.with_epsilon(layout.traits_of(weights.config).get("epsilon", usual))
@@ -165,30 +153,13 @@ def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
     return weights if options["dtype"] == "keep" else weights.cast(dtype_of(options["dtype"]))
 
 
-def _description(
-    config: DenseNetConfig, layout: Layout, metadata: Mapping[str, str], notes: list[str], plan: Plan
-) -> dict[str, Any]:
-    """What is written of the net beside its weights, where the format has that; adds notes for the user.
-
-    Raises:
-        FormatError: The source's metadata hold something else than a preprocessing.
-    """
-    if not plan.format.described:
-        return {}
-    images = recorded_preprocessing(metadata, plan.source)
-    description, more = descriptions.describe(plan.format.name, config, layout, images)
-    notes += more
-    return description
-
-
-def _report(
-    source: Source, weights: Weights, layout: Layout, notes: list[str], plan: Plan, tensors: int, seconds: float
-) -> ConversionReport:
+def _report(weights: Weights, layout: Layout, notes: list[str], plan: Plan, tensors: int) -> ConversionReport:
+    source = plan.source
     found, checkpoint = source.detection, source.checkpoint
-    if plan.head == "drop" and plan.options["classes"] is None and found.config.num_classes is not None:
-        notes = [*notes, "the classifier was left out: a model that has one will not load this file strictly"]
+    if source.head == "drop" and plan.options["classes"] is None and found.config.num_classes is not None:
+        notes.append("the classifier was left out: strict loading into a model that has one reports missing keys")
     return ConversionReport(
-        source=str(plan.source),
+        source=str(source.shown),
         source_sha256=source.sha256,
         source_format=checkpoint.format,
         source_layout=found.layout.name,
@@ -200,25 +171,29 @@ def _report(
         tensors=tensors,
         parameters=parameters(weights.config),
         dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
-        notes=(*(plan.preset.notes if plan.preset else ()), *found.notes(checkpoint), *notes),
+        notes=(*(source.preset.notes if source.preset else ()), *found.notes(checkpoint), *notes),
         parity=None,
-        seconds=seconds,
+        seconds=0.0,
     )
 
 
 def _proved(
-    layout: Layout, plan: Plan, path: Path, processes: Workers, progress: Callable[[int, int], None] | None
+    layout: Layout,
+    plan: Plan,
+    path: Path,
+    processes: Workers | None,
+    progress: Callable[[int, int], None] | None,
 ) -> ParityReport:
     """How far the outputs of what was read and of what was written are apart, each in its framework."""
     from denseport import parity
 
-    options = plan.options
+    options, source = plan.options, plan.source
     report = parity.verify(
-        plan.source,
+        source.path,
         path,
-        layout_a=options["from_layout"] or (plan.preset.layout if plan.preset else None),
+        layout_a=options["from_layout"] or (source.preset.layout if source.preset else None),
         layout_b=layout.name if plan.format.described else options["to_layout"],
-        head=plan.head,
+        head=source.head,
         same_traits=options["allow_trait_mismatch"],
         workers=processes,
         progress=progress,

@@ -42,7 +42,7 @@ MAPPED_BYTES = 4 << 20
 # What is found under a name; None for anything that is not as it should be.
 Finding = tuple[str, Tensor | None]
 Strings = Mapping[str, str]
-NOTHING: Strings = MappingProxyType({})
+NO_STRINGS: Strings = MappingProxyType({})
 
 
 def read(path: str | Path, *, format: str | None = None) -> Checkpoint:  # noqa: A002 - the option's name
@@ -89,18 +89,16 @@ def confirm(
     metadata: Strings,
     path: Path,
     format: str,  # noqa: A002 - the option's name
-    nesting: Strings = NOTHING,
+    nesting: Strings = NO_STRINGS,
     shown: str | Path | None = None,
+    description: Mapping[str, Any] = NO_STRINGS,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Reads what was written back and compares it with what was to be written, bit by bit, while it is synced.
 
     Args:
-        tensors: What was to be written, by the names in the file; `metadata` likewise.
-        path: The file, or the folder.
-        format: Its format, or the library that a folder is for, `timm` or `keras-hub`.
-        nesting: The inner model of each Keras layer that belongs to one.
-        shown: What errors call the file.
+        tensors: What `formats.write` was given, as all that follows.
+        metadata, path, format, nesting, shown, description: See there.
         checkpoint: The file as this project reads it, where it is open already; a pth file is compared with that.
 
     Raises:
@@ -110,7 +108,7 @@ def confirm(
     shown, wrong, missing = shown or path, [], dict(tensors)
     with in_background(_sync, path) as synced:
         try:
-            for name, found in _found(path, format, tensors, dict(metadata), nesting, checkpoint):
+            for name, found in _found(tensors, metadata, path, format, nesting, description, checkpoint):
                 wanted = missing.pop(name, None)
                 if wanted is None or found is None or not wanted.same_bits(found):
                     wrong.append(name)
@@ -132,37 +130,41 @@ def _sync(path: Path) -> None:
 
 
 def _found(
-    path: Path,
-    format: str,  # noqa: A002
     tensors: Mapping[str, Tensor],
     metadata: Strings,
+    path: Path,
+    format: str,  # noqa: A002
     nesting: Strings,
+    description: Mapping[str, Any],
     checkpoint: Checkpoint | None,
 ) -> Iterator[Finding]:
     """What others find in a file or folder that was written, each tensor under the name that it has for them."""
     if format == "pth":
         with nullcontext(checkpoint) if checkpoint else formats.read(path) as read_again:
             yield from read_again.tensors.items()
-            yield from _unless_same(read_again.metadata, metadata)
+            yield from _unless_same("the metadata", read_again.metadata, metadata)
     elif format in ("safetensors", "timm"):
         yield from _by_safetensors(path if format == "safetensors" else path / "model.safetensors", metadata)
     elif format == "keras-hub":
         head = {name: tensor for name, tensor in tensors.items() if name.startswith("predictions/")}
         body = {name: tensor for name, tensor in tensors.items() if name not in head}
-        yield from _by_h5py(path / "model.weights.h5", partial(_in_keras_3, body, NOTHING), metadata)
+        yield from _by_h5py(path / "model.weights.h5", partial(_in_keras_3, body, NO_STRINGS), metadata)
         if head:
-            yield from _by_h5py(path / "task.weights.h5", partial(_in_keras_3, head, NOTHING), {})
+            yield from _by_h5py(path / "task.weights.h5", partial(_in_keras_3, head, NO_STRINGS), NO_STRINGS)
     elif format == "keras":
-        with _start_in_archive(path, tensors) as start:
-            yield from _by_h5py(path, partial(_in_keras_3, tensors, NOTHING), metadata, start)
+        with _start_in_archive(path, tensors, description) as start:
+            yield from _by_h5py(path, partial(_in_keras_3, tensors, NO_STRINGS), metadata, start)
     else:
         places = _in_keras_3 if path.name.endswith(".weights.h5") else _in_legacy
         yield from _by_h5py(path, partial(places, tensors, nesting), metadata)
+    if path.is_dir():
+        for name, content in description.items():
+            yield from _unless_same(name, json.loads((path / name).read_bytes()), content)
 
 
-def _unless_same(found: Strings, metadata: Strings) -> Iterator[Finding]:
-    if dict(found) != metadata:
-        yield "the metadata", None
+def _unless_same(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[Finding]:
+    if dict(found) != dict(wanted):
+        yield name, None
 
 
 def _by_safetensors(path: Path, metadata: Strings) -> Iterator[Finding]:
@@ -180,7 +182,7 @@ def _by_safetensors(path: Path, metadata: Strings) -> Iterator[Finding]:
         mapped += values.nbytes
         return values.reshape(-1)
 
-    yield from _unless_same(file.metadata() or {}, metadata)
+    yield from _unless_same("the metadata", file.metadata() or {}, metadata)
     for name in file.keys():  # noqa: SIM118 - it is no mapping
         stored = file.get_slice(name)
         kind, shape = stored.get_dtype().rstrip("0123456789"), tuple(stored.get_shape())
@@ -197,7 +199,7 @@ def _by_h5py(path: Path, places: Callable[[Any], Strings], metadata: Strings, st
 
     buffer = np.empty(PIECE_BYTES, np.uint8)
     with _Part(path, start) as part, h5py.File(part if start else path, "r") as file:
-        yield from _unless_same(json.loads(file.attrs.get("denseport", "{}")), metadata)
+        yield from _unless_same("the metadata", json.loads(file.attrs.get("denseport", "{}")), metadata)
         for name, place in places(file).items():
             yield name, _dataset(file, place, buffer)
 
@@ -316,20 +318,25 @@ def _layers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, list[str]]]:
 
 
 @contextmanager
-def _start_in_archive(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[int]:
+def _start_in_archive(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Iterator[int]:
     """Where the weights begin in a `.keras` archive, whose model must have the tensors' layers in their order.
 
     Source: keras/src/saving/saving_lib.py: _load_model_from_fileobj, _save_container_state.
     """
     with zipfile.ZipFile(path) as archive, in_background(archive.testzip) as tested, path.open("rb") as content:
         wanted = [(layer.replace(".", "_"), kind) for layer, (kind, _) in _layers(tensors).items()]
-        model = json.loads(archive.read("config.json"))["config"]["layers"]
-        kinds = [re.sub("(?<=[a-z])(?=[A-Z])", "_", layer["class_name"]).lower() for layer in model]
-        found = zip((layer["config"]["name"] for layer in model), kinds, strict=True)
-        if wanted != [each for each in found if each in set(wanted)] or "metadata.json" not in archive.namelist():
+        model = json.loads(archive.read("config.json"))
+        layers = [(layer["config"]["name"], _snake_case(layer["class_name"])) for layer in model["config"]["layers"]]
+        if model != description or wanted != [layer for layer in layers if layer in set(wanted)]:
             raise ValueError("config.json has other layers, or in another order")
         start = archive.getinfo("model.weights.h5").header_offset
         content.seek(start + 26)  # the lengths of the name and of what is between it and the content
         yield start + 30 + sum(struct.unpack("<HH", content.read(4)))
+        if "keras_version" not in json.loads(archive.read("metadata.json")):
+            raise ValueError("metadata.json does not say the version of Keras")
         if broken := tested.result():
             raise ValueError(f"{broken} has another checksum")
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()

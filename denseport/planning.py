@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from denseport import formats
 from denseport.errors import LayoutError, UsageError, listed
 from denseport.layouts import Layout, Weights, descriptions, find_layout
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
-from denseport.metadata import COUNTERS, PREPROCESSING, Record
+from denseport.metadata import COUNTERS, PREPROCESSING, Record, recorded_preprocessing
 from denseport.net.config import DenseNetConfig
-from denseport.options import DEFAULT_LAYOUT, Converting, Head, needing_verify
+from denseport.options import DEFAULT_LAYOUT, Converting, needing_verify
 from denseport.preprocessing import find_preprocessing
-from denseport.presets import resolve
 from denseport.requirements import keras_backend, require_parity
 from denseport.source import Source
 
-if TYPE_CHECKING:
-    from denseport.presets import Preset
 
 
 @dataclass(frozen=True)
@@ -29,35 +26,16 @@ class Plan:
     """What a conversion reads and writes.
 
     Attributes:
-        source: The file to read.
-        preset: The preset whose file that is, or None.
+        source: The file to read, not opened yet.
         target: The file or folder to write.
         format: Its format.
         options: How: everything that `denseport.convert` can be told.
     """
 
-    source: Path
-    preset: Preset | None
+    source: Source
     target: Path
     format: formats.Format
     options: Converting
-
-    @property
-    def head(self) -> Head:
-        """Whether the source's classifier takes part."""
-        return self.options["head"] if self.options["classes"] is None else "drop"
-
-    @property
-    def files(self) -> Collection[str] | None:
-        """The names that files of the target may have, where it is a folder."""
-        return self.format.files or None
-
-    def opened(self) -> Source:
-        """The file to read."""
-        options = self.options
-        return Source(
-            self.source, options["from_layout"], format=options["from_format"], head=self.head, preset=self.preset
-        )
 
 
 def planned(
@@ -73,16 +51,17 @@ def planned(
         DownloadError: The preset cannot be had.
         FrameworkMissingError: The outputs are to be compared, and a framework is not installed.
     """
-    source, preset = resolve(src, progress=progress)
-    if preset is not None and dst is None:
-        raise UsageError(f"{preset.name}: nothing says where to; give a target file")
+    head = options["head"] if options["classes"] is None else "drop"
+    source = Source.named(src, options["from_layout"], format=options["from_format"], head=head, progress=progress)
+    if source.preset is not None and dst is None:
+        raise UsageError(f"{source.preset.name}: nothing says where to; give a target file")
     folder = folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])
-    target, to_format = target_path(source, dst, folder or options["to_format"])
+    target, to_format = target_path(source.path, dst, folder or options["to_format"])
     if options["verify"]:
         require_parity(keras_backend(options["keras_backend"]))
     elif ignored := needing_verify(options):
         raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
-    return Plan(source, preset, target, formats.FORMATS[to_format], options)
+    return Plan(source, target, formats.FORMATS[to_format], options)
 
 
 def folder_kind(target: Path | None, to_format: str | None, to_layout: str | Path | None) -> str | None:
@@ -151,35 +130,43 @@ def target_layout(config: DenseNetConfig, plan: Plan) -> tuple[Layout, list[str]
     raise LayoutError(f"{mismatch}; {remedy}")
 
 
-def target_metadata(
-    source: Source, weights: Weights, layout: Layout, framework: Framework, plan: Plan
-) -> dict[str, str]:
+def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan: Plan) -> dict[str, str]:
     """The strings that travel with the weights: those of the source, and what this conversion knows.
 
+    The source's own record of a preprocessing stays; else there is that of its preset or layout.
+
     Args:
-        source: Whose own record of a preprocessing goes before that of its preset or layout.
         weights: What is written.
         layout: How it is written, and `framework` whose parameter names and axes it has.
-        plan: Where it is written.
-
-    Raises:
-        UsageError: The source cannot be hashed.
+        plan: From where, and to where.
     """
-    config, stated = weights.config, descriptions.STATED.get(plan.format.name, frozenset())
-    traits = {trait: value for trait, value in layout.traits_of(config).items() if trait not in stated}
+    config, source = weights.config, plan.source
+    unstated = layout.traits_of(config).keys() - descriptions.STATED.get(plan.format.name, frozenset())
     kept = {key: text for key, text in source.checkpoint.metadata.items() if key != COUNTERS}
     # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
     of_photographs = config.in_channels == 3 and config.dimensions == 2
-    unrecorded = of_photographs and PREPROCESSING not in kept
+    images = source.preprocessing if of_photographs and PREPROCESSING not in kept else None
     record = Record(
         layout=layout.name,
-        traits=vars(config.replace(**traits).traits),
+        traits=vars(config.replace(**{trait: layout.traits_of(config)[trait] for trait in unstated}).traits),
         framework=framework.name,
         variant=config.variant,
         source_sha256=source.sha256,
         counters=0 if framework.counter and layout.counters else counters_to_record(weights),
-        preprocessing=source.preprocessing
-        if unrecorded and source.preprocessing != find_preprocessing("none")
-        else None,
+        preprocessing=None if images == find_preprocessing("none") else images,
     )
     return {**kept, **record.strings()}
+
+
+def target_description(
+    config: DenseNetConfig, layout: Layout, metadata: Mapping[str, str], plan: Plan
+) -> tuple[dict[str, Any], list[str]]:
+    """What is written of the net beside its weights, where the format has that, and what to say of it.
+
+    Raises:
+        FormatError: The metadata hold something else than a preprocessing.
+    """
+    if not plan.format.described:
+        return {}, []
+    images = recorded_preprocessing(metadata, plan.source.shown)
+    return descriptions.describe(plan.format.name, config, layout, images)

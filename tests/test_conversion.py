@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -14,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import denseport
+from denseport import formats, layouts
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.layouts import Weights, detect, find_layout, from_canonical, known_layouts, to_canonical
 from denseport.layouts.derive import derive
 from denseport.metadata import recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import PREPROCESSING
+from denseport.source import sha256
 
 PLAIN = SMALL["four blocks"][0]
 
@@ -429,3 +436,36 @@ def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_pa
     denseport.convert(target, tmp_path / "y.h5", to_layout="denseport", verify=False)
     with denseport.read(tmp_path / "y.h5") as written:
         assert recorded_preprocessing(written.metadata, target) == found
+
+
+@contextlib.contextmanager
+def counted(*functions: Callable[..., Any]) -> Iterator[Counter[tuple[str, str]]]:
+    """How often this process calls each function on each file, whatever name it is called by."""
+    names = {function.__code__: function.__name__ for function in functions}
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in names:
+            given = frame.f_locals
+            file = given["checkpoint"].path if "checkpoint" in given else given.get("shown") or given["path"]
+            counts[names[frame.f_code], Path(file).name] += 1
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("b.pth", {}), ("b.weights.h5", {}), ("b.keras", {}), ("b", {"to_layout": "timm"})]
+)
+def test_each_file_is_opened_recognised_and_hashed_once(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    net = DenseNetConfig.bc(8, (2, 1), 16, num_classes=5)
+    source = written(tmp_path / "a.safetensors", net, "torchvision")
+    with counted(formats.read, layouts.detect, sha256) as counts:
+        denseport.convert(source, tmp_path / name, device="cpu", **options)
+    done = ("read", "detect", "sha256")
+    assert counts == dict.fromkeys([(verb, file) for verb in done for file in ("a.safetensors", name)], 1)
