@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from denseport.errors import LayoutError
@@ -33,25 +33,14 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     stems = sorted((name, shape) for name, shape in shapes.items() if re.fullmatch(r"stem\.conv\d*\.weight", name))
     if not stems:
         raise LayoutError("there is no stem convolution")
-    layers_of_block: dict[int, int] = {}
-    for name in shapes:
-        if found := LAYER.match(name):
-            block, layer = int(found[1]), int(found[2])
-            layers_of_block[block] = max(layer, layers_of_block.get(block, 0))
-    blocks = max(layers_of_block, default=0)
-    if not 0 < blocks <= MAX_BLOCKS or sum(layers_of_block.values()) > MAX_LAYERS:
-        raise LayoutError("there is no dense layer" if not blocks else "there are more blocks or layers than nets have")
-    if empty := [block for block in range(1, blocks + 1) if block not in layers_of_block]:
-        raise LayoutError(f"dense block {empty[0]} has no layer, though block {blocks} has")
-
-    bottleneck = any(LAYER.match(name) and name.endswith(".conv2.weight") for name in shapes)
-    growth_conv = "conv2" if bottleneck else "conv1"
-    growth_rate = _usual(shape[0] for name, shape in _layer_tensors(shapes, f"{growth_conv}.weight"))
+    block_config = _block_config(shapes)
+    bottleneck = bool(list(_of_layers(shapes, "conv2")))
+    growth_rate = _usual(_of_layers(shapes, "conv2" if bottleneck else "conv1"))
     if growth_rate is None:
         raise LayoutError("no dense layer has its 3x3 convolution")
     transition_widths = []
-    for t in range(1, blocks):
-        width = _width(shapes, f"transition{t}.conv", (f"block{t + 1}.layer1.norm1",), f"block{t + 1}.layer1.conv1")
+    for t in range(1, len(block_config)):
+        width = _width(shapes, f"transition{t}.conv", f"block{t + 1}.layer1.norm1", f"block{t + 1}.layer1.conv1")
         if width is None:
             raise LayoutError(f"transition {t} has no convolution")
         transition_widths.append(width)
@@ -66,17 +55,30 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
     }
     config = DenseNetConfig(
         growth_rate=growth_rate,
-        block_config=tuple(layers_of_block[block] for block in range(1, blocks + 1)),
+        block_config=block_config,
         stem_widths=_stem_widths(shapes, [name.removesuffix(".weight") for name, _ in stems]),
-        bottleneck_width=_usual(shape[0] for _, shape in _layer_tensors(shapes, "conv1.weight"))
-        if bottleneck
-        else None,
+        bottleneck_width=_usual(_of_layers(shapes, "conv1")) if bottleneck else None,
         transition_widths=tuple(transition_widths),
         in_channels=stems[0][1][1],
         num_classes=classifier[0] if classifier else None,
         **{**present, **{fact: own for fact, own in architecture.items() if fact in present}},
     )
     return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))
+
+
+def _block_config(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
+    """The number of layers of each block, by the highest number that each has."""
+    counts: dict[int, int] = {}
+    for name in shapes:
+        if found := LAYER.match(name):
+            block, layer = int(found[1]), int(found[2])
+            counts[block] = max(layer, counts.get(block, 0))
+    blocks = max(counts, default=0)
+    if not 0 < blocks <= MAX_BLOCKS or sum(counts.values()) > MAX_LAYERS:
+        raise LayoutError("there is no dense layer" if not blocks else "there are more blocks or layers than nets have")
+    if empty := [block for block in range(1, blocks + 1) if block not in counts]:
+        raise LayoutError(f"dense block {empty[0]} has no layer, though block {blocks} has")
+    return tuple(counts[block] for block in range(1, blocks + 1))
 
 
 def is_possible(name: str, shape: Shape) -> bool:
@@ -92,18 +94,16 @@ def _dimensions(shapes: Mapping[str, Shape]) -> int:
 
 
 def _stem_widths(shapes: Mapping[str, Shape], stems: list[str]) -> tuple[int, ...]:
-    widths = []
-    for stem, next_conv in zip(stems, [*stems[1:], "block1.layer1.conv1"], strict=True):
-        norms = [stem.replace("conv", "norm"), *(["block1.layer1.norm1"] if stem == stems[-1] else [])]
-        widths.append(_width(shapes, stem, norms, next_conv) or 0)
-    return tuple(widths)
+    following = [*((stem,) for stem in stems[1:]), ("block1.layer1.norm1", "block1.layer1.conv1")]
+    norms = [stem.replace("conv", "norm") for stem in stems]
+    read_by = zip(stems, norms, following, strict=True)
+    return tuple(_width(shapes, stem, norm, *others) or 0 for stem, norm, others in read_by)
 
 
-def _width(shapes: Mapping[str, Shape], conv: str, norms: Iterable[str], next_conv: str) -> int | None:
-    """The channels that a convolution gives: as most say of it, the norms that see them, and the next convolution."""
-    stated = [shapes[f"{name}.weight"][0] for name in (conv, *norms) if f"{name}.weight" in shapes]
-    stated += [shapes[f"{next_conv}.weight"][1]] if f"{next_conv}.weight" in shapes else []
-    return _usual(stated)
+def _width(shapes: Mapping[str, Shape], conv: str, *readers: str) -> int | None:
+    """The channels that a convolution gives, as most say: itself, and the layers that read them."""
+    stated = {name: shapes[f"{name}.weight"] for name in (conv, *readers) if f"{name}.weight" in shapes}
+    return _usual(shape[name != conv and kind(name) == "conv"] for name, shape in stated.items())
 
 
 def _head_shape(classifier: Shape, config: DenseNetConfig) -> tuple[int, ...]:
@@ -113,10 +113,9 @@ def _head_shape(classifier: Shape, config: DenseNetConfig) -> tuple[int, ...]:
     return (side,) * config.dimensions if not rest and side > 1 and side**config.dimensions == positions else ()
 
 
-def _layer_tensors(shapes: Mapping[str, Shape], ending: str) -> Iterable[tuple[str, Shape]]:
-    return (
-        (name, shape) for name, shape in shapes.items() if shape and name.endswith(f".{ending}") and LAYER.match(name)
-    )
+def _of_layers(shapes: Mapping[str, Shape], conv: str) -> Iterator[int]:
+    """The channels that this convolution gives in each dense layer."""
+    return (shape[0] for name, shape in shapes.items() if name.endswith(f".{conv}.weight") and LAYER.match(name))
 
 
 def _usual(values: Iterable[int]) -> int | None:

@@ -17,30 +17,19 @@ from typing import Literal
 from denseport.net.config import DenseNetConfig
 
 Kind = Literal[
-    "input",
-    "conv",
-    "norm",
-    "relu",
-    "max-pool",
-    "average-pool",
-    "blur-pool",
-    "concatenation",
-    "global-average-pool",
-    "flatten",
-    "dense",
+    "input", "conv", "norm", "relu", "max-pool", "avg-pool", "blur-pool", "concat", "global-pool", "flatten", "dense"
 ]
+Padding = Literal["same", "symmetric", "valid"]
 Shape = tuple[int, ...]
 
 IMAGES = "images"
 CLASSIFIER = "head.classifier"
 
-PARAMETERS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
-    {
-        "conv": ("weight", "bias"),
-        "norm": ("weight", "bias", "running_mean", "running_var"),
-        "dense": ("weight", "bias"),
-    }
-)
+PARAMETERS: Mapping[Kind, tuple[str, ...]] = {
+    "conv": ("weight", "bias"),
+    "norm": ("weight", "bias", "running_mean", "running_var"),
+    "dense": ("weight", "bias"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +53,7 @@ class Node:
     width: int
     kernel: int
     stride: int
-    padding: Literal["same", "symmetric", "valid"]
+    padding: Padding
     shapes: Mapping[str, Shape]
 
 
@@ -102,7 +91,7 @@ class _Builder:
         width: int | None = None,
         kernel: int = 1,
         stride: int = 1,
-        padding: Literal["same", "symmetric", "valid"] = "same",
+        padding: Padding = "same",
         inputs: tuple[str, ...] = (),
     ) -> str:
         """Adds a layer behind the last one, or behind `inputs`; without a width it keeps the channels."""
@@ -153,13 +142,13 @@ class _Builder:
         last = "conv1" if config.bottleneck_width is None else "conv2"
         new = self.add(f"{name}.{last}", "conv", config.growth_rate, kernel=3)
         both = (new, old) if config.traits.concatenation == "new-first" else (old, new)
-        self.add(name, "concatenation", inputs=both)
+        self.add(name, "concat", inputs=both)
 
     def transition(self, name: str, width: int) -> None:
         """What compresses the channels and halves the map between two blocks."""
         self._norm_relu(name)
         self.add(f"{name}.conv", "conv", width)
-        self.add(f"{name}.pool", "average-pool", kernel=2, stride=2, padding="valid")
+        self.add(f"{name}.pool", "avg-pool", kernel=2, stride=2, padding="valid")
 
     def head(self) -> None:
         """From the last block's features to logits, or to pooled features."""
@@ -171,7 +160,7 @@ class _Builder:
         if config.head_shape:
             self.add("head.flatten", "flatten", self.nodes[self._last].width * math.prod(config.head_shape))
         else:
-            self.add("head.pool", "global-average-pool")
+            self.add("head.pool", "global-pool")
         if config.num_classes is not None:
             self.add(CLASSIFIER, "dense", config.num_classes)
 
@@ -219,7 +208,7 @@ def taps(config: DenseNetConfig) -> dict[str, str]:
     places = {}
     for before, node in itertools.pairwise(graph(config)):
         stage = node.name.partition(".")[0]
-        if node.kind == "concatenation":
+        if node.kind == "concat":
             places[node.name] = before.name
         elif stage == "stem" or stage.startswith("transition"):
             places[stage] = node.name  # of which the last one stays
@@ -239,7 +228,7 @@ def sizes(config: DenseNetConfig, size: Shape) -> dict[str, Shape]:
     found: dict[str, Shape] = {}
     for node in graph(config):
         before = found[node.inputs[0]] if node.inputs else size
-        whole = node.kind in ("global-average-pool", "flatten")
+        whole = node.kind in ("global-pool", "flatten")
         found[node.name] = () if whole else tuple(_side(node, side) for side in before)
     return found
 

@@ -99,11 +99,11 @@ def _computation(node: Node, config: DenseNetConfig) -> tuple[str, dict[str, Any
         case "max-pool":
             window = {"pool_size": node.kernel, "strides": node.stride, "padding": padding}
             return f"MaxPooling{dimensions}", window | CHANNELS_LAST
-        case "average-pool":
+        case "avg-pool":
             return f"AveragePooling{dimensions}", {"pool_size": node.kernel, "strides": node.stride, **CHANNELS_LAST}
-        case "concatenation":
+        case "concat":
             return "Concatenate", {"axis": -1}
-        case "global-average-pool":
+        case "global-pool":
             return f"GlobalAveragePooling{dimensions}", CHANNELS_LAST
         case "flatten":
             return "Flatten", CHANNELS_LAST

@@ -32,20 +32,14 @@ WITHOUT_WEIGHTS = {
     "head.relu": "relu",
 }
 DEPTHS = (121, 169, 201)
+WEIGHTS = "_imagenet"
 
 
-def _presets(weights: tuple[bool, ...], depths: Sequence[int] = DEPTHS) -> Presets:
-    """Names and descriptions of the presets of these depths, without weights, with them, or both."""
-    trained = {False: ("", ""), True: ("_imagenet", " Trained on ImageNet 2012.")}
-    return MappingProxyType(
-        {
-            f"densenet{depth}{trained[each][0]}": {
-                "metadata": {"description": f"DenseNet of {depth} layers.{trained[each][1]}"}
-            }
-            for each in weights
-            for depth in depths
-        }
-    )
+def _presets(*suffixes: str, depths: Sequence[int] = DEPTHS) -> Presets:
+    """Names and descriptions of the presets of these depths: those with `WEIGHTS` behind the name have weights."""
+    told = {suffix: " Trained on ImageNet 2012." if suffix == WEIGHTS else "" for suffix in suffixes}
+    names = {f"densenet{depth}{each}": f"DenseNet of {depth} layers.{told[each]}" for each in told for depth in depths}
+    return MappingProxyType({name: {"metadata": {"description": text}} for name, text in names.items()})
 
 
 @keras.saving.register_keras_serializable("denseport")
@@ -73,9 +67,9 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
     Source: keras_cv/src/models/backbones/densenet/densenet_backbone.py, `DenseNetBackbone`.
     """
 
-    presets: ClassVar[Presets] = _presets((False, True))
-    presets_with_weights: ClassVar[Presets] = _presets((True,))
-    presets_without_weights: ClassVar[Presets] = _presets((False,))
+    presets: ClassVar[Presets] = _presets("", WEIGHTS)
+    presets_with_weights: ClassVar[Presets] = _presets(WEIGHTS)
+    presets_without_weights: ClassVar[Presets] = _presets("")
 
     def __init__(
         self,
@@ -120,8 +114,8 @@ class DenseNetBackbone(keras.Model):  # type: ignore[misc]
         _require_preset(preset, cls.presets, cls.__name__)
         published = preset in DenseNetBackbone.presets_with_weights
         if load_weights and not published:
-            raise UsageError(f"{preset} has no weights; take {preset}_imagenet, or leave load_weights out")
-        repeats = VARIANTS[preset.removesuffix("_imagenet")].block_config
+            raise UsageError(f"{preset} has no weights; take {preset}{WEIGHTS}, or leave load_weights out")
+        repeats = VARIANTS[preset.removesuffix(WEIGHTS)].block_config
         model = DenseNetBackbone(**{"stackwise_num_repeats": repeats, "include_rescaling": True, **kwargs})
         if published and load_weights is not False:
             fill_from_preset(model, model.architecture, f"keras-cv/{preset}")
@@ -184,9 +178,9 @@ class NamedBackbone:
     def __init__(self, depth: int) -> None:
         self.__name__ = f"DenseNet{depth}Backbone"
         self.__doc__ = f"`DenseNetBackbone` of {depth} layers."
-        self.presets = _presets((False, True), (depth,))
-        self.presets_with_weights = _presets((True,), (depth,))
-        self.presets_without_weights = _presets((False,), (depth,))
+        self.presets = _presets("", WEIGHTS, depths=(depth,))
+        self.presets_with_weights = _presets(WEIGHTS, depths=(depth,))
+        self.presets_without_weights = _presets("", depths=(depth,))
 
     def __call__(
         self,

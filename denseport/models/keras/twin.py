@@ -190,20 +190,10 @@ def conv(
     style: Style = TWIN,
 ) -> Any:
     """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
-    return _through(
-        CONV[config.dimensions - 1],
-        x,
-        name,
-        style,
-        filters=outputs,
-        kernel_size=side,
-        strides=stride,
-        padding=padding,
-        data_format="channels_last",
-        use_bias=config.conv_bias,
-        kernel_initializer=style.kernel_initializer,
-        kernel_regularizer=style.penalty(name),
-    )
+    windows = {"kernel_size": side, "strides": stride, "padding": padding, "data_format": "channels_last"}
+    training = {"kernel_initializer": style.kernel_initializer, "kernel_regularizer": style.penalty(name)}
+    layer_class = CONV[config.dimensions - 1]
+    return _through(layer_class, x, name, style, filters=outputs, use_bias=config.conv_bias, **windows, **training)
 
 
 def norm(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
@@ -220,16 +210,8 @@ def relu(x: Any, name: str, style: Style = TWIN) -> Any:
 def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int, style: Style = TWIN) -> Any:
     """The maximum of 3 positions an axis; no maximum sees the padding."""
     x, padding = pad(config, x, 3, value=float("-inf"))
-    return _through(
-        MAX_POOL[config.dimensions - 1],
-        x,
-        name,
-        style,
-        pool_size=3,
-        strides=stride,
-        padding=padding,
-        data_format="channels_last",
-    )
+    windows = {"pool_size": 3, "strides": stride, "padding": padding, "data_format": "channels_last"}
+    return _through(MAX_POOL[config.dimensions - 1], x, name, style, **windows)
 
 
 def average_pool(config: DenseNetConfig, x: Any, name: str, stride: int, style: Style = TWIN) -> Any:

@@ -97,7 +97,7 @@ def feature_maps(config: DenseNetConfig) -> list[FeatureMap]:
     ends: dict[str, Node] = {}
     for node in graph(config):
         stage = node.name.partition(".")[0]
-        if node.kind == "concatenation" or (stage == "stem" and "pool" not in node.kind):
+        if node.kind == "concat" or (stage == "stem" and "pool" not in node.kind):
             ends[stage] = node
     maps = [
         FeatureMap(node.name if stage == "stem" else stage, node.width, reduction(config, node.name))
