@@ -264,7 +264,6 @@ def multiply_adds(config: DenseNetConfig, size: Shape) -> int:
     return sum(math.prod(layer.shapes["weight"]) * math.prod(positions[layer.name]) for layer in kernels)
 
 
-@lru_cache(maxsize=2)
 def channels(config: DenseNetConfig) -> Mapping[str, tuple[tuple[str, int], ...]]:
     """Who made the channels that each node gives, in their order: names of nodes, each with how many it made.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -70,8 +72,9 @@ class Weights:
         if order == self.config.traits.concatenation:
             return self
         tensors = dict(self.tensors)
+        indices = new_first_order(self.config)
         for layer in layers(self.config):
-            to_new_first = new_first_order(self.config, layer.inputs[0])
+            to_new_first = indices.get(layer.inputs[0])
             if to_new_first is None:
                 continue
             index = to_new_first if order == "new-first" else np.argsort(to_new_first)
@@ -129,13 +132,22 @@ def suspicious(weights: Weights) -> Suspicion:
     return Suspicion(**{kind: tuple(names) for kind, names in found.items()})
 
 
-def new_first_order(config: DenseNetConfig, node: str) -> np.ndarray | None:
-    """The index that takes a node's channels from `old-first` to `new-first`; None where one layer made them all."""
-    old, new = (channels(config.replace(concatenation=order))[node] for order in ("old-first", "new-first"))
-    if len(old) == 1:
-        return None
-    starts = dict(zip((maker for maker, _ in old), itertools.accumulate((n for _, n in old), initial=0), strict=False))
-    return np.concatenate([np.arange(starts[maker], starts[maker] + count) for maker, count in new])
+@lru_cache(maxsize=1)
+def new_first_order(config: DenseNetConfig) -> Mapping[str, np.ndarray]:
+    """By node whose channels several layers made, the index that takes them from `old-first` to `new-first`."""
+    old, new = (channels(config.replace(concatenation=order)) for order in ("old-first", "new-first"))
+    indices: dict[str, np.ndarray] = {}
+    made, index = None, np.empty(0)
+    for node, parts in old.items():
+        if len(parts) == 1:
+            continue
+        if parts is not made:  # a normalisation has the channels of what it reads
+            counts = dict(parts)
+            ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
+            index = np.concatenate([np.arange(ends[maker] - count, ends[maker]) for maker, count in new[node]])
+            made = parts
+        indices[node] = index
+    return MappingProxyType(indices)
 
 
 def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:

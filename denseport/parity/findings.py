@@ -54,8 +54,8 @@ def tap_errors(requests: Sequence[Request], configs: Sequence[DenseNetConfig]) -
 def activations(source: Mapping[str, np.ndarray], tap: str, config: DenseNetConfig) -> list[np.ndarray]:
     """What one side saw at a tap, (N, *spatial, C) for each image array, channels as nets have them that append."""
     found = [source[name] for name in source if name.rpartition("/")[0] == tap]
-    layer = taps(config).get(tap)
-    order = new_first_order(config, layer) if layer and config.traits.concatenation == "new-first" else None
+    layer = taps(config).get(tap, "")
+    order = new_first_order(config).get(layer) if config.traits.concatenation == "new-first" else None
     return found if order is None else [array.take(np.argsort(order), -1) for array in found]
 
 
