@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,18 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from denseport import presets
-from denseport.atomic import temporary_folder
 from denseport.errors import UsageError, VerificationError, quoted
-from denseport.load import opened
-from denseport.metadata import recorded_preprocessing
 from denseport.options import Framework, Predicting, valid
-from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.preprocessing import Preprocessing
 from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
 from denseport.running.images import ImageSet, given
 from denseport.running.request import BATCH, OUTPUTS, Pass, Request
-from denseport.running.workers import Workers
+from denseport.running.workers import Workers, results_folder
+from denseport.source import Source
 
 Progress = Callable[[int, int], None]
 
@@ -93,24 +89,22 @@ def predict(
     if not images:
         raise UsageError("there are no images to predict; give pictures, or a folder of them")
     require_torch() if framework == "torch" else require_keras()
-    path, preset = presets.resolve(file)
-    if preset is not None:
-        layout, classes = layout or preset.layout, classes or preset.classes or None
-    with opened(path, layout) as (checkpoint, found):
-        config = found.config
-        usual = recorded_preprocessing(checkpoint.metadata, path) or find_preprocessing(found.layout.preprocessing)
+    with Source.named(file, layout) as source:
+        run = Pass(OUTPUTS, str(source.path), str(source.shown), source.detection, source.detection.config)
+        config, default = run.config, source.preprocessing
+        classes = classes or (source.preset.classes if source.preset else None)
     if config.num_classes is None:
-        raise UsageError(f"{path}: has no classifier, so there are no classes to predict; give a file that has one")
+        raise UsageError(
+            f"{run.shown}: has no classifier, so there are no classes to predict; give a file that has one"
+        )
     names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes
-    default = preset.preprocessing if preset else usual
     paths = [Path(image) for image in images]
     sets = [given(image, config, preprocess, default)[0] for image in paths]
-    run = Pass(OUTPUTS, str(path), str(path), found, config)
     shown = [name for image, own in zip(paths, sets, strict=True) for name in _shown(image, own)]
     logits = _run(framework, run, sets, device, progress, workers)
     for image, row in zip(shown, logits, strict=True):
         if not np.isfinite(row).all():
-            raise VerificationError(f"{path}: gives NaN or Inf for {quoted(image, 300)}; inspect the file")
+            raise VerificationError(f"{run.shown}: gives NaN or Inf for {quoted(image, 300)}; inspect the file")
     return tuple(
         Prediction(image, _first(_probabilities(row, config.traits.head_activation), names, top))
         for image, row in zip(shown, logits, strict=True)
@@ -141,7 +135,7 @@ def _run(
         if progress:
             progress(done, total)
 
-    with temporary_folder(Path(tempfile.gettempdir()), "denseport-predict-") as folder:
+    with results_folder() as folder:
         request = Request(
             framework=framework,
             device=device,

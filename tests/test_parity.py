@@ -16,9 +16,9 @@ from densenets import SMALL, canonical_weights, checkpoint
 import denseport
 from denseport import requirements
 from denseport.net.config import DenseNetConfig
-from denseport.options import Comparing
 from denseport.parity.comparison import compare, disagreements, predictions, relative_error
 from denseport.parity.report import Disagreement
+from denseport.running.images import ImageSet
 
 CONFIG = DenseNetConfig.bc(8, (4, 2), 16, 4, num_classes=10)
 
@@ -166,7 +166,7 @@ def test_nan_and_inf_never_pass() -> None:
 def test_the_figure_is_relative_to_the_largest_logit() -> None:
     a = np.array([[100.0, -200.0], [1.0, 2.0]])
     b = a + np.array([[0.0, 0.0], [1.5, 0.0]])
-    found = compare("images", a, b, (2, 4, 4, 3), np.array([0, 1]))
+    found = compare(ImageSet("images", (2, 4, 4, 3), labels=np.array([0, 1])), a, b)
     assert found.relative_error == 1.5 / 200
     assert found.top1_agreement == 0.5
     assert found.accuracy == (1.0, 0.5)
@@ -220,17 +220,17 @@ def test_a_library_in_the_twins_place_runs_the_same_file(tmp_path: Path, script:
 
 
 def test_the_options_of_a_comparison_are_those_of_verify() -> None:
-    shared = set(Comparing.__annotations__)
-    own = {"a", "b", "layout_a", "layout_b", "head", "same_traits", "progress", "workers"}
-    assert set(inspect.signature(denseport.verify).parameters) == shared | own
+    files = {"a", "b", "layout_a", "layout_b", "head", "same_traits"}
+    assert set(inspect.signature(denseport.verify).parameters) == files | {"progress", "workers", "options"}
+    with pytest.raises(denseport.UsageError, match="nonsense is no option"):
+        denseport.verify("a.pth", "b.h5", nonsense=1)  # type: ignore[call-arg]
 
 
 def test_images_on_whose_class_the_two_disagree_are_listed() -> None:
     a = np.array([[1.0, 2.0], [3.0, 1.0], [0.0, 5.0]])
     b = np.array([[1.0, 2.0], [1.0, 3.0], [0.0, 5.0]])
-    assert disagreements("folder", a, b, ("x.png", "y.png", "z.png"), np.array([1, 0, 1])) == [
-        Disagreement("y.png", 0, 1, 0)
-    ]
-    (first,) = predictions(a, b, ("x.png", "y.png", "z.png"), 1)
+    images = ImageSet("folder", (3, 4, 4, 3), names=("x.png", "y.png", "z.png"), labels=np.array([1, 0, 1]))
+    assert disagreements(images, a, b) == [Disagreement("y.png", 0, 1, 0)]
+    (first,) = predictions(images, a, b, 1)
     assert [n for n, _ in first.a] == [1, 0]
     assert sum(share for _, share in first.a) == pytest.approx(1)

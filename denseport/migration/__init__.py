@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Unpack
@@ -39,7 +39,7 @@ def migrate(
             or a URL that fsspec knows.
         dst: The folder of targets, a path or a URL; it is made where it is missing.
         progress: Is called with the number of files that are done, and of all files.
-        options: How: see `denseport.options.Migrating`; what a row of a manifest says goes before them.
+        options: How: see `denseport.options.Migrating`. What a row of a manifest says goes before them.
 
     Raises:
         UsageError: The manifest, the folder or the options cannot be used, or two files have one target; nothing was
@@ -49,45 +49,53 @@ def migrate(
     """
     started = time.perf_counter()
     chosen = checked(Migrating, options)
-    jobs, scheduler = chosen["jobs"], chosen["scheduler"]
-    if scheduler is not None and jobs > 1:
-        raise UsageError(f"--jobs {jobs} is for this machine; leave it out with --scheduler")
+    scheduler, at_once = chosen["scheduler"], chosen["jobs"]
+    if scheduler is not None and at_once > 1:
+        raise UsageError(f"--jobs {at_once} is for this machine; leave it out with --scheduler")
     rows = manifest.rows(str(src), str(dst), among(Converting, chosen))
     if scheduler is None:
         for backend in {row.options.get("keras_backend") for row in rows if row.options.get("verify", True)}:
             require_parity(keras_backend(backend))
-    contents: dict[str, list[str]] = {}
     with results.opened(str(dst)) as written:
-        todo = [
-            Job(
-                source=row.source,
-                name=row.target,
-                target=places.absolute(row.target, str(dst)),
-                options=row.options,
-                options_sha256=_identity(row.options, contents),
-                force=chosen["force"],
-                known=written.by_target.get(row.target),
-            )
-            for row in rows
-        ]
-        found: dict[str, Result] = {}
-        outcomes = (
-            schedulers.on_this_machine(todo, jobs) if scheduler is None else schedulers.on_cluster(todo, scheduler)
-        )
-        if progress is not None:
-            progress(0, len(todo))
+        todo = _jobs(rows, str(dst), chosen["force"], written)
+        outcomes = schedulers.on_cluster(todo, scheduler) if scheduler else schedulers.on_this_machine(todo, at_once)
         with closing(outcomes):
-            for result in outcomes:
-                found[result.target] = result
-                if result.status != UNCHANGED:
-                    written.add(result)
-                if progress is not None:
-                    progress(len(found), len(todo))
+            found = _written_down(outcomes, written, lambda done: progress and progress(done, len(todo)))
     return MigrationReport(
         results=tuple(found[row.target] for row in rows),
         results_file=places.absolute(results.FILE_NAME, str(dst)),
         seconds=time.perf_counter() - started,
     )
+
+
+def _jobs(rows: Sequence[manifest.Row], dst: str, force: bool, written: results.Results) -> list[Job]:
+    contents: dict[str, list[str]] = {}
+    return [
+        Job(
+            source=row.source,
+            name=row.target,
+            target=places.absolute(row.target, dst),
+            options=row.options,
+            options_sha256=_identity(row.options, contents),
+            force=force,
+            known=written.by_target.get(row.target),
+        )
+        for row in rows
+    ]
+
+
+def _written_down(
+    outcomes: Iterable[Result], written: results.Results, told: Callable[[int], object]
+) -> dict[str, Result]:
+    """Each result by its target, written down as soon as it is there."""
+    found: dict[str, Result] = {}
+    told(0)
+    for result in outcomes:
+        found[result.target] = result
+        if result.status != UNCHANGED:
+            written.add(result)
+        told(len(found))
+    return found
 
 
 def _identity(options: Mapping[str, Any], contents: dict[str, list[str]]) -> str:

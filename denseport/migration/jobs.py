@@ -105,8 +105,8 @@ def _performed(job: Job, source: Path, workers: Workers | None) -> Result:
     untouched = job.known is not None and existing is not None and existing == job.known.target_sha256
     if untouched and job.known and _is_done(job, job.known, source):
         return replace(job.known, source=job.source, status=UNCHANGED)
-    own = untouched and job.known is not None and job.known.source == job.source
-    may_replace = job.force or own or (existing is not None and _gives(existing, job, source))
+    from_same_source = untouched and job.known is not None and job.known.source == job.source
+    may_replace = job.force or from_same_source or (existing is not None and _gives(existing, job, source))
     try:
         return _converted(job, source, workers, may_replace)
     except UsageError:

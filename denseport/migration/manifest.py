@@ -35,10 +35,10 @@ class Row:
 
 
 def rows(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
-    """The rows of a folder tree or a manifest, each with `options` where it has none of its own.
+    """The rows of a folder tree or a manifest, each with `options` where it says nothing else.
 
-    A manifest's relative names of sources, layouts and inputs start from its own folder. Of a folder, files are taken
-    whose suffix is that of a weight file.
+    A manifest's relative names of sources, layouts and inputs start from the folder that it is in. Of a folder, files
+    are taken whose suffix is that of a weight file.
 
     Raises:
         UsageError: The manifest is too large or malformed, has unknown keys or values of the wrong kind; a target is
@@ -52,14 +52,14 @@ def rows(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
 
 def _tree(src: str, dst: str, options: Mapping[str, Any]) -> list[Row]:
     """A row for each weight file below `src`, but for those in `dst`; targets keep the tree's shape."""
-    own = places.real(places.absolute("", dst)).rstrip("/") + "/"
-    if own == places.real(places.absolute("", src)).rstrip("/") + "/":
+    targets = places.real(places.absolute("", dst)).rstrip("/") + "/"
+    if targets == places.real(places.absolute("", src)).rstrip("/") + "/":
         raise UsageError(f"{src}: is the folder of targets as well; give another one")
     found = []
     options = without_defaults(Converting, options)
     for name in places.files_below(src):
         source = places.absolute(name, src)
-        if Path(name).suffix.lower() in formats.SUFFIXES and not places.real(source).startswith(own):
+        if Path(name).suffix.lower() in formats.SUFFIXES and not places.real(source).startswith(targets):
             target, _ = target_path(Path(name), None, options.get("to_format"))
             found.append(Row(source, target.as_posix(), options))
     if not found:
@@ -73,15 +73,15 @@ def _manifest(src: str, options: Mapping[str, Any]) -> list[Row]:
     base = Path.cwd() if places.is_remote(src) else Path(folder)
     parse = _toml_rows if src.lower().endswith(".toml") else _csv_rows
     found = []
-    for n, (where, source, target, own) in enumerate(parse(text, src)):
+    for n, (where, source, target, given) in enumerate(parse(text, src)):
         if n == MAX_ROWS:
             raise UsageError(f"{src}: has more than {MAX_ROWS:,} rows; split it")
         if not source or "\0" in source:
             raise UsageError(f"{where}: source {quoted(source)} names no file")
-        merged = without_defaults(Converting, {**options, **_with_absolute_files(own, base)})
+        merged = without_defaults(Converting, {**options, **_with_absolute_files(given, base)})
         found.append(Row(places.absolute(source, folder), _checked_target(target, where), merged))
     if not found:
-        raise UsageError(f"{src}: names no file; add a row for each, with source and target")
+        raise UsageError(f"{src}: names no files; add a row for each, with source and target")
     return found
 
 
@@ -102,7 +102,7 @@ def _text(src: str) -> str:
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{src}: is no UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise UsageError(f"{src}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 Parsed = Iterator[tuple[str, str, str, dict[str, Any]]]
@@ -118,7 +118,7 @@ def _toml_rows(text: str, src: str) -> Parsed:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{src}: is no TOML ({quoted(error, 200)}); mend it") from None
+        raise UsageError(f"{src}: is not TOML ({quoted(error, 200)}); correct that line") from None
     files, shared = document.pop("files", []), document.pop("options", {})
     if document or not isinstance(files, list) or not isinstance(shared, dict):
         unknown = f"and not {listed(document)}" if document else "of that kind"
@@ -128,8 +128,8 @@ def _toml_rows(text: str, src: str) -> Parsed:
         where = f"{src}: file {n}"
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("source", "target")):
             raise UsageError(f'{where}: must be a table with source = "..." and target = "..."')
-        own = {key: value for key, value in row.items() if key not in ("source", "target")}
-        yield where, row["source"], row["target"], {**shared, **valid(Converting, own, where)}
+        given = {key: value for key, value in row.items() if key not in ("source", "target")}
+        yield where, row["source"], row["target"], {**shared, **valid(Converting, given, where)}
 
 
 def _csv_rows(text: str, src: str) -> Parsed:
@@ -150,7 +150,7 @@ def _csv_rows(text: str, src: str) -> Parsed:
             source, target = row.pop("source"), row.pop("target")
             yield where, source, target, parsed(Converting, row, where)
     except csv.Error as error:
-        raise UsageError(f"{src}: line {reader.line_num}: is no CSV ({error}); mend its quotes") from None
+        raise UsageError(f"{src}: line {reader.line_num}: is not CSV ({error}); correct its quotes") from None
 
 
 def _checked_target(target: str, where: str) -> str:
@@ -176,7 +176,7 @@ def _check_targets(every: list[Row], dst: str) -> None:
         if row.target in taken:
             raise UsageError(
                 f"{quoted(row.source)} and {quoted(taken[row.target])} would both become {quoted(row.target)}; "
-                "give each a target of its own in a manifest"
+                "give each another target in a manifest"
             )
         taken[row.target] = row.source
         if places.real(places.absolute(row.target, dst)) in sources:

@@ -1,4 +1,4 @@
-"""Where two nets part, and which of the tensors that feed that place are to blame."""
+"""Where two nets part, which of the tensors that feed that place are to blame, and what a document shows of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ import numpy as np
 
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import feeding
-from denseport.parity.report import EQUAL, Divergence, FeedingTensor, Tap
-from denseport.parity.sides import Stored
+from denseport.parity.comparison import activations
+from denseport.parity.report import (
+    EQUAL,
+    Correspondence,
+    Divergence,
+    FeedingTensor,
+    Histogram,
+    Illustrations,
+    Prediction,
+    Tap,
+)
+from denseport.parity.sides import Side
+from denseport.running.request import OUTPUTS, Request
 
 # A jump is an error of ten times what was there before; and before there is always some rounding, of some thirty units
 # in the last place at most in a first tap of either framework.
 JUMP = 10
 ROUNDING = 32
+# Inside a net values cancel, so that rounding is larger there than in the outputs. What is this much larger is no
+# rounding, and counts even where it does not reach the outputs, behind a dead normalisation say.
+INSIDE = 100
+
+WORST = 3
+BINS = 48
+WIDEST = 1e300
+
+
+def diagnose(
+    taps: Sequence[Tap], sides: Sequence[Side], outputs_agree: bool, tolerance: float, dtype: str
+) -> Divergence | None:
+    """Where the two nets part, and why; None where they agree."""
+    if outputs_agree and all(tap.relative_error <= INSIDE * tolerance for tap in taps):
+        return None
+    parted = first_divergence(taps, tolerance, dtype)
+    return explain(*parted, *sides) if parted else None
 
 
 def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple[Tap, float] | None:
@@ -40,22 +68,22 @@ def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple
     return None
 
 
-def explain(tap: Tap, noise: float, a: Stored, b: Stored) -> Divergence:
+def explain(tap: Tap, noise: float, a: Side, b: Side) -> Divergence:
     """What stands behind a divergence at a tap, where `noise` was the error before it: tensors, else traits."""
-    fed = feeding(tap.name, a.weights.config)
-    first, second = ({name: file.weights.tensors[name].read() for name in fed} for file in (a, b))
+    fed = feeding(tap.name, a.config)
+    first, second = ({name: side.weights.tensors[name].read() for name in fed} for side in (a, b))
     tensors = tuple(
         FeedingTensor(
             name,
-            a.roles[name],
-            b.roles[name],
+            a.entry(name)[0],
+            b.entry(name)[0],
             _largest(first[name], second[name]),
             _finding(name, first, second),
         )
         for name in fed
     )
     found = [f"{tensor.name} {tensor.finding}" for tensor in tensors if not tensor.equal]
-    traits = _different_traits(a.weights.config, b.weights.config)
+    traits = _different_traits(a.config, b.config)
     if found:
         reason = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
     elif traits:
@@ -101,3 +129,71 @@ def _different_traits(a: DenseNetConfig, b: DenseNetConfig) -> str:
         if ours[trait] != theirs[trait] and trait not in ("head_activation", "concatenation")
     ]
     return ", ".join(different)
+
+
+def illustrate(
+    requests: Sequence[Request],
+    sides: Sequence[Side],
+    predicted: Sequence[Prediction],
+    taps: Sequence[Tap],
+    divergence: Divergence | None,
+) -> Illustrations:
+    """What a document shows beyond the figures.
+
+    Args:
+        requests: Both sides' requests, with the workers' results.
+        sides: Both files as they were run.
+        predicted: The largest outputs of the first images.
+        taps: The errors along the net.
+        divergence: Where the two part.
+    """
+    ranked = sorted((tap for tap in taps if tap.name != "head"), key=lambda tap: -tap.relative_error)
+    worst = [tap.name for tap in ranked]
+    if divergence is not None and divergence.tap in worst:
+        worst.sort(key=lambda tap: tap != divergence.tap)
+    worst = worst[:WORST]
+    return Illustrations(
+        histograms=(*_activations(requests, sides, worst), *_tensors(sides, worst, divergence)),
+        predictions=tuple(predicted),
+        mapping=tuple(
+            Correspondence(name, *sides[0].entry(name), *sides[1].entry(name)) for name in sides[0].weights.tensors
+        ),
+    )
+
+
+def _activations(requests: Sequence[Request], sides: Sequence[Side], worst: list[str]) -> list[Histogram]:
+    if not worst:
+        return []
+    with (
+        np.load(requests[0].taps(OUTPUTS), allow_pickle=False) as a,
+        np.load(requests[1].taps(OUTPUTS), allow_pickle=False) as b,
+    ):
+        return [
+            histogram(
+                f"activations at {tap}", activations(a, tap, sides[0].config), activations(b, tap, sides[1].config)
+            )
+            for tap in worst
+        ]
+
+
+def _tensors(sides: Sequence[Side], worst: list[str], divergence: Divergence | None) -> list[Histogram]:
+    """The weights that are to blame, or else the last kernel that feeds each of the worst taps."""
+    names = [tensor.name for tensor in divergence.tensors if not tensor.equal] if divergence else []
+    if not names:
+        fed = (feeding(tap, sides[0].config) for tap in worst)
+        names = [[name for name in each if name.endswith(".weight")][-1] for each in fed]
+    return [histogram(name, *([side.weights.tensors[name].read()] for side in sides)) for name in names[:WORST]]
+
+
+def histogram(title: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> Histogram:
+    """How the finite values of both sides are spread, over the same bins."""
+    ours, theirs = (np.concatenate([array.ravel().astype(np.float64) for array in arrays]) for arrays in (a, b))
+    ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+    both = np.clip(np.concatenate((ours, theirs)), -WIDEST, WIDEST)
+    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
+    least = max(abs(low), abs(high), 1e-30) * 1e-6  # narrower bins than numbers lie apart are none
+    if high - low < least:
+        low, high = low - least, high + least
+    edges = np.linspace(low, high, BINS + 1)
+    counts = [tuple(map(int, np.histogram(values, edges)[0])) for values in (ours, theirs)]
+    return Histogram(title, tuple(map(float, edges)), counts[0], counts[1])

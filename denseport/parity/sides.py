@@ -1,22 +1,18 @@
-"""The two files of a parity check: what is in each, and which framework or library is to run it."""
+"""The two files of a parity check: the net that each is run as, and the framework or library that runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from functools import cached_property
 
-from denseport import formats
-from denseport.checkpoint import Checkpoint, dtype_of
+from denseport.checkpoint import dtype_of
 from denseport.errors import LayoutError, UsageError, quoted
-from denseport.layouts import Detection, Weights, to_canonical
-from denseport.load import opened
-from denseport.metadata import recorded_preprocessing
+from denseport.layouts import Weights
+from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.net.config import DenseNetConfig, Traits
-from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.running.libraries import LIBRARIES
+from denseport.source import Source
 
 OTHER_FRAMEWORK = {"torch": "keras", "keras": "torch"}
 NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
@@ -24,111 +20,97 @@ NARROW = {"float16": 11, "bfloat16": 8}  # significand bits
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two files.
+    """One of the two files, and how it is run.
 
     Attributes:
-        path: The file.
-        found: Its layout, and the role of each of its tensors.
-        native: The framework that the layout belongs to.
-        framework: The framework that is to run it.
-        config: Its architecture, without the classifier where that takes no part.
-        narrow: The narrowest dtype below float32 among its tensors, or "".
-        preprocessing: How its images are prepared, as its metadata say or else its layout.
-        dropped: Whether the file holds a classifier that takes no part.
-        library: The library whose own model is to load it, or None for the twin.
+        source: The file.
+        framework: The framework that runs it.
+        config: The net that is run: the file's, without the classifier where that takes no part, under the traits to
+            run it with.
+        library: The library whose own model loads it, or None for the twin.
+        rounded: The dtype that the weights of both files are rounded to first, the narrower one's, or None.
     """
 
-    path: Path
-    found: Detection
-    native: str
+    source: Source
     framework: str
     config: DenseNetConfig
-    narrow: str
-    preprocessing: Preprocessing
-    dropped: bool
     library: str | None = None
+    rounded: str | None = None
+
+    @classmethod
+    def of(cls, source: Source) -> Side:
+        """A file in the framework that its layout belongs to, under its traits.
+
+        Raises:
+            LayoutError: It fits no layout, or several.
+        """
+        return cls(source, source.detection.framework.runs_in, source.weights.config)
 
     @property
     def layout(self) -> str:
-        """Its layout's name, or the TOML file that the user named."""
-        return self.found.layout.reference
+        """The layout's name, or the TOML file that the user named."""
+        return self.source.detection.layout.reference
 
+    @property
+    def file_config(self) -> DenseNetConfig:
+        """The net that is run, under the traits of the file."""
+        return self.source.weights.config
 
-@dataclass(frozen=True)
-class Stored:
-    """What a file holds, by canonical name: its weights with channels in the order of nets that append, and its names.
+    @cached_property
+    def narrow(self) -> str:
+        """The narrowest dtype below float32 among the file's tensors, or ""."""
+        dtypes = {str(tensor.dtype) for tensor in self.source.weights.tensors.values()}
+        return min(dtypes & NARROW.keys(), key=NARROW.__getitem__, default="")
 
-    Attributes:
-        weights: The weights, under the traits with which they ran.
-        checkpoint: The file's tensors under their own names.
-        roles: The name in the file of each canonical tensor.
-    """
-
-    weights: Weights
-    checkpoint: Checkpoint
-    roles: Mapping[str, str]
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights that are run, by canonical name, with channels in the order of nets that append features."""
+        weights = self.source.weights.for_net(self.config.replace(concatenation="old-first"))
+        return weights if self.rounded is None else weights.cast(dtype_of(self.rounded))
 
     def entry(self, canonical: str) -> tuple[str, tuple[int, ...]]:
-        """The name in the file, and the shape there in its own axis order."""
-        return self.roles[canonical], self.checkpoint.tensors[self.roles[canonical]].shape
-
-
-@contextmanager
-def stored(side: Side, traits: Traits, rounded: str | None) -> Iterator[Stored]:
-    """A side's file, read again; `traits` and `rounded` are those with which it ran. Closed when the block ends."""
-    with formats.read(side.path) as checkpoint:
-        found = side.found
-        weights = to_canonical(checkpoint, found).concatenated("old-first")
-        weights = weights.without_head() if side.config.num_classes is None else weights
-        weights = weights if rounded is None else weights.cast(dtype_of(rounded))
-        yield Stored(replace(weights, config=weights.config.replace(traits=traits)), checkpoint, found.roles)
+        """A tensor's name in the file, and its shape there in the file's axis order."""
+        name = self.source.detection.roles[canonical]
+        return name, self.source.checkpoint.tensors[name].shape
 
 
 def both_sides(
-    a: Path,
-    b: Path,
-    layout_a: str | Path | None,
-    layout_b: str | Path | None,
-    head: Literal["keep", "drop"],
-    against: Sequence[str],
+    a: Source, b: Source, against: Sequence[str], *, same_traits: bool, in_float64: bool
 ) -> tuple[Side, Side]:
     """The two files, each with a framework of its own: the one it belongs to, as far as that goes.
 
+    Args:
+        a: The reference file.
+        b: The other file.
+        against: The libraries whose own models take the twin's place.
+        same_traits: Whether the second file runs under the first one's traits.
+        in_float64: Whether something is compared in float64.
+
     Raises:
-        FormatError: A file cannot be read.
-        LayoutError: One has no known layout, they are not the same architecture, or a library has no such model.
-        UsageError: `against` names libraries of one framework twice, or none that exists.
+        LayoutError: A file has no known layout, they are not the same architecture, or a library has no such model.
+        UsageError: `against` names libraries of one framework twice, or a library cannot run what is to be compared.
         FrameworkMissingError: A library of `against` is not installed.
     """
-    first, second = _side(a, layout_a, head), _side(b, layout_b, head)
-    plain = [side.config.replace(traits=DenseNetConfig().traits) for side in (first, second)]
-    if plain[0] != plain[1]:
-        raise LayoutError(
-            f"{b}: is a {plain[1].variant} with {plain[1].num_classes} classes and {plain[1].in_channels} channels, "
-            f"{a} a {plain[0].variant} with {plain[0].num_classes} and {plain[0].in_channels}; only equal "
-            "architectures compare"
-        )
+    first, second = Side.of(a), Side.of(b)
+    _require_one_architecture(first, second)
     libraries = _libraries(against)
-    if first.native == second.native:
+    if first.framework == second.framework:
         # Where the second file is to be loaded by a library of its framework, the first one runs in the other.
-        runs = first.native if first.native not in libraries else OTHER_FRAMEWORK[first.native]
+        runs = first.framework if first.framework not in libraries else OTHER_FRAMEWORK[first.framework]
         first, second = replace(first, framework=runs), replace(second, framework=OTHER_FRAMEWORK[runs])
-    return _with_library(first, libraries), _with_library(second, libraries)
+    first, second = _with_library(first, libraries), _with_library(second, libraries)
+    ran_with = _traits(first, second, same_traits, in_float64)
+    narrow = min(filter(None, (first.narrow, second.narrow)), key=NARROW.__getitem__, default=None)
+    return _as_run(first, ran_with[0], narrow), _as_run(second, ran_with[1], narrow)
 
 
-def _side(path: Path, layout: str | Path | None, head: Literal["keep", "drop"]) -> Side:
-    with opened(path, layout, head=head) as (checkpoint, found):
-        native = found.framework.runs_in
-        return Side(
-            path=path,
-            found=found,
-            native=native,
-            framework=native,
-            config=found.config.without_head() if head == "drop" else found.config,
-            narrow=_narrow(checkpoint, found),
-            preprocessing=recorded_preprocessing(checkpoint.metadata, path)
-            or find_preprocessing(found.layout.preprocessing),
-            dropped=found.config.num_classes is not None and head == "drop",
+def _require_one_architecture(first: Side, second: Side) -> None:
+    a, b = (side.config.replace(traits=Traits()) for side in (first, second))
+    if a != b:
+        raise LayoutError(
+            f"{second.source.shown}: is a {b.variant} with {b.num_classes} classes and {b.in_channels} channels, "
+            f"{first.source.shown} a {a.variant} with {a.num_classes} and {a.in_channels}; only equal architectures "
+            "compare"
         )
 
 
@@ -145,18 +127,44 @@ def _with_library(side: Side, libraries: dict[str, str]) -> Side:
     name = libraries.get(side.framework)
     if name is None:
         return side
-    if side.native != side.framework:
+    source = side.source
+    if source.detection.framework.runs_in != side.framework:
         raise LayoutError(
-            f"{side.path}: is a file of layout {quoted(side.layout)}, which {name} does not load; convert it first, "
+            f"{source.shown}: is a file of layout {quoted(side.layout)}, which {name} does not load; convert it first, "
             f"to --to-layout {LIBRARIES[name].layouts[0]}"
         )
-    if side.dropped:
-        raise UsageError(f"{side.path}: --against {name} runs all that a file holds; keep the head, or leave it out")
-    with formats.read(side.path) as checkpoint:
-        LIBRARIES[name].require(checkpoint, side.layout, side.config)
+    if source.detection.config.num_classes != side.config.num_classes:
+        raise UsageError(f"{source.shown}: --against {name} runs all that a file holds; keep the head, or leave it out")
+    LIBRARIES[name].require(source.checkpoint, side.layout, side.config)
     return replace(side, library=name)
 
 
-def _narrow(checkpoint: Checkpoint, found: Detection) -> str:
-    dtypes = {str(checkpoint.tensors[name].dtype) for name in found.roles.values()}
-    return min(dtypes & NARROW.keys(), key=NARROW.__getitem__, default="")
+def _traits(a: Side, b: Side, same_traits: bool, in_float64: bool) -> tuple[Traits, Traits]:
+    """The traits with which each file runs.
+
+    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a library's own
+    model keeps its own, so that the twin takes that one.
+    """
+    first, second = a.config.traits, b.config.traits
+    if same_traits:
+        return first, first
+    if in_float64 and abs(first.epsilon - second.epsilon) <= EPSILON_ROUNDING:
+        if b.library is None:
+            second = replace(second, epsilon=first.epsilon)
+        elif a.library is None:
+            first = replace(first, epsilon=second.epsilon)
+    return first, second
+
+
+def _as_run(side: Side, traits: Traits, narrow: str | None) -> Side:
+    """The side under these traits, with its weights rounded to this dtype, where there is one.
+
+    Raises:
+        UsageError: A library runs it, and that cannot round.
+    """
+    if side.library and narrow and side.narrow != narrow:
+        raise UsageError(
+            f"{side.source.shown}: --against {side.library} runs the file as it is, and the other is in {narrow}; "
+            "compare two files of one dtype, or leave --against out"
+        )
+    return replace(side, config=side.config.replace(traits=traits), rounded=narrow)

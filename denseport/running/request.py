@@ -12,7 +12,7 @@ from denseport.net.config import DenseNetConfig
 OUTPUTS = "outputs"
 REFERENCE = "reference"
 ROUNDED_REFERENCE = "rounded-reference"
-OWN_TRAITS = "own-traits"
+FILE_TRAITS = "file-traits"
 BATCH = 32
 
 
@@ -21,7 +21,7 @@ class Pass:
     """One run of all images through one net.
 
     Attributes:
-        name: What its results are called: `outputs`, `reference`, `rounded-reference` or `own-traits`.
+        name: What its results are called: `outputs`, `reference`, `rounded-reference` or `file-traits`.
         file: Where the weights are.
         shown: What the user calls the file.
         found: Its layout, and the role of each of its tensors.

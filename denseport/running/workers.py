@@ -10,16 +10,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 from denseport import errors
-from denseport.errors import DenseportError, VerificationError, quoted
+from denseport.atomic import temporary_folder
+from denseport.errors import DenseportError, UsageError, VerificationError, quoted
 from denseport.running.child import ENDED_BY_SIGTERM, Message
 from denseport.running.request import Request
 
@@ -166,6 +167,23 @@ class Workers:
         if key not in self._running:
             self._running[key] = _Framework(framework, allow_tf32, without_gpu, backend)
         return self._running[key]
+
+
+@contextmanager
+def results_folder() -> Iterator[Path]:
+    """Where the results of requests go; gone when the block ends.
+
+    Raises:
+        UsageError: There is no folder for temporary files that can be used.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir()), "denseport-running-"))
+        except OSError as error:
+            raise UsageError(
+                f"temporary files cannot be made ({error.strerror}); set TMPDIR to a folder with space"
+            ) from None
+        yield folder
 
 
 def _without_gpu(device: str) -> bool:
