@@ -20,7 +20,6 @@ from denseport.requirements import keras_backend, require_parity
 from denseport.source import Source
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """What a conversion reads and writes.
