@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -21,6 +21,7 @@ from denseport.options import Comparing, Converting, among, checked
 from denseport.planning import Plan, planned, target_description, target_layout, target_metadata
 from denseport.requirements import keras_backend
 from denseport.running.workers import Workers
+from denseport.source import Source
 
 if TYPE_CHECKING:
     from denseport.parity.report import ParityReport
@@ -116,11 +117,12 @@ def convert(
             description, more = target_description(weights.config, layout, metadata, plan)
             content = (tensors, metadata, temporary, plan.format.name, nesting, target, description)
             formats.write(*content)
-            files.confirm(*content)
-            source.check_unchanged()
-            report = _report(weights, layout, [*notes, *more], plan, len(tensors))
-            if verify:
-                report = dataclasses.replace(report, parity=_proved(layout, plan, temporary, processes, progress))
+            with _read_again(plan, layout, temporary) as written:
+                files.confirm(*content, written.checkpoint if written else None)
+                source.check_unchanged()
+                report = _report(weights, layout, [*notes, *more], plan, len(tensors))
+                if verify and written:
+                    report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))
             report = dataclasses.replace(report, seconds=time.perf_counter() - started)
             if report.parity:
                 report.parity.raise_if_failed(report)
@@ -177,26 +179,25 @@ def _report(weights: Weights, layout: Layout, notes: list[str], plan: Plan, tens
     )
 
 
+def _read_again(plan: Plan, layout: Layout, path: Path) -> AbstractContextManager[Source | None]:
+    """What was written, as this project reads it: to run it, or where no other library than torch reads it."""
+    if not plan.options["verify"] and plan.format.name != "pth":
+        return nullcontext()
+    layout_name = layout.name if plan.format.described else plan.options["to_layout"]
+    return Source(path, layout_name, head=plan.source.head, shown=plan.target)
+
+
 def _proved(
-    layout: Layout,
-    plan: Plan,
-    path: Path,
-    processes: Workers | None,
-    progress: Callable[[int, int], None] | None,
+    plan: Plan, written: Source, processes: Workers | None, progress: Callable[[int, int], None] | None
 ) -> ParityReport:
     """How far the outputs of what was read and of what was written are apart, each in its framework."""
-    from denseport import parity
+    from denseport.parity.verification import compared
 
-    options, source = plan.options, plan.source
-    report = parity.verify(
-        source.path,
-        path,
-        layout_a=options["from_layout"] or (source.preset.layout if source.preset else None),
-        layout_b=layout.name if plan.format.described else options["to_layout"],
-        head=source.head,
-        same_traits=options["allow_trait_mismatch"],
+    return compared(
+        plan.source,
+        written,
+        among(Comparing, plan.options),
+        same_traits=plan.options["allow_trait_mismatch"],
         workers=processes,
         progress=progress,
-        **among(Comparing, options),
     )
-    return report.about(plan.target)

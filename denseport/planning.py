@@ -14,9 +14,8 @@ from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
 from denseport.metadata import COUNTERS, PREPROCESSING, Record, recorded_preprocessing
 from denseport.net.config import DenseNetConfig
-from denseport.options import DEFAULT_LAYOUT, Converting, needing_verify
+from denseport.options import DEFAULT_LAYOUT, Comparing, Converting, among, needing_verify
 from denseport.preprocessing import find_preprocessing
-from denseport.requirements import keras_backend, require_parity
 from denseport.source import Source
 
 
@@ -57,7 +56,9 @@ def planned(
     folder = folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])
     target, to_format = target_path(source.path, dst, folder or options["to_format"])
     if options["verify"]:
-        require_parity(keras_backend(options["keras_backend"]))
+        from denseport.parity.verification import checked_comparing
+
+        options = {**options, **checked_comparing(among(Comparing, options))}
     elif ignored := needing_verify(options):
         raise UsageError(f"--{listed(ignored).replace('_', '-')} says how outputs are compared; leave out --no-verify")
     return Plan(source, target, formats.FORMATS[to_format], options)
