@@ -61,7 +61,7 @@ class Record:
 
 
 def recorded_traits(
-    metadata: Mapping[str, str], layout: str, shown: str | Path | None, check: Callable[..., object]
+    metadata: Mapping[str, str], layout: str, shown: str | Path, check: Callable[..., object]
 ) -> dict[str, Any]:
     """The traits that were recorded with a layout; none where it was another one.
 
@@ -81,7 +81,7 @@ def recorded_traits(
     return traits
 
 
-def recorded_counters(metadata: Mapping[str, str], norms: Collection[str], shown: str | Path | None) -> dict[str, int]:
+def recorded_counters(metadata: Mapping[str, str], norms: Collection[str], shown: str | Path) -> dict[str, int]:
     """The steps that each of the normalisations has counted; none where nothing was recorded of it.
 
     Raises:
@@ -103,7 +103,7 @@ def recorded_counters(metadata: Mapping[str, str], norms: Collection[str], shown
         ) from None
 
 
-def recorded_preprocessing(metadata: Mapping[str, str], shown: str | Path | None) -> Preprocessing | None:
+def recorded_preprocessing(metadata: Mapping[str, str], shown: str | Path) -> Preprocessing | None:
     """How the images of a file's net are prepared, or None where its metadata do not say it.
 
     Raises:

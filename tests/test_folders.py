@@ -400,3 +400,12 @@ def test_a_broken_folder_is_told(config: str | None, message: str, tmp_path: Pat
         (tmp_path / "b" / "config.json").write_text(config)
     with pytest.raises(library.DenseportError, match=message):
         library.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("scale", ["1e-9", str(10**400), "NaN", "[1, 2]", "[0.1, Infinity, 0.1]"])
+def test_a_preprocessing_of_keras_hub_beyond_reason_is_told(scale: str, tmp_path: Path) -> None:
+    export("keras-hub", written(tmp_path / "a.safetensors", KERAS_HUB, PREPARED), tmp_path / "b")
+    (tmp_path / "b" / "image_converter.json").write_text(f'{{"config": {{"scale": {scale}}}}}')
+    for call in (library.read, library.inspect):
+        with pytest.raises(library.FormatError, match=r"b/image_converter\.json: preprocessing: (mean|std) must be"):
+            call(tmp_path / "b")

@@ -63,7 +63,7 @@ READERS = {
         Reader("pth", ".pth", (edits.blind, edits.inside_zip(_pickle), edits.inside_zip(_pickle))),
         Reader("legacy-pth", ".pth", (edits.blind, edits.pickles)),
         Reader("h5", ".h5", (edits.blind, edits.resealed)),
-        Reader("keras3", ".weights.h5", (edits.blind, edits.resealed)),
+        Reader("keras-weights", ".weights.h5", (edits.blind, edits.resealed)),
         Reader("keras", ".keras", (edits.blind, edits.inside_zip(_keras), edits.inside_zip(_keras))),
         Reader("safetensors", ".safetensors", (edits.blind, edits.safetensors_header)),
         Reader("npz", ".npz", (edits.blind, edits.inside_zip(_npy), edits.inside_zip(_npy)), hold_for_images),

@@ -59,7 +59,7 @@ def of_weights(folder: Path) -> dict[str, list[bytes]]:
         "pth": [files["x.pth"], _torchs(few, zipfile.ZIP_DEFLATED), _torchs(few, zipfile.ZIP_STORED)],
         "legacy-pth": [_legacy(canonical), _legacy(few)],
         "h5": [files["x.h5"], *_by_h5py(folder / "few-x.h5", folder)],
-        "keras3": [files["x.weights.h5"], *_by_h5py(folder / "few-x.weights.h5", folder)],
+        "keras-weights": [files["x.weights.h5"], *_by_h5py(folder / "few-x.weights.h5", folder)],
         "keras": [_keras(files["x.weights.h5"]), _keras(files["few-x.weights.h5"])],
         "safetensors": [files["x.safetensors"], files["few-x.safetensors"]],
     }

@@ -38,7 +38,7 @@ def stated(checkpoint: Checkpoint) -> Record:
     """
     if not checkpoint.described_by:
         return Record()
-    record: Record = READ[checkpoint.described_by].stated(checkpoint.description, str(checkpoint.path))
+    record: Record = READ[checkpoint.described_by].stated(checkpoint.description, checkpoint.label)
     return record
 
 

@@ -6,6 +6,7 @@ save_to_preset; keras_hub/src/models/densenet; keras_hub/src/layers/preprocessin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ STATED: frozenset[str] = frozenset()
 # The version whose presets these are like.
 KERAS_HUB_VERSION = "0.20.0"
 LAYOUT, BACKBONE = "keras-hub", "keras_hub>DenseNetBackbone"
+LARGEST = sys.float_info.max
 
 
 def stated(description: Mapping[str, Any], shown: str) -> Record:
@@ -58,9 +60,11 @@ def _preprocessing(converter: object) -> dict[str, Any]:
 
 
 def _numbers(value: object, usual: float) -> list[float]:
-    """One number or a list of them; none where it is neither."""
+    """One number or a list of them; none where it is neither. Whole numbers may be larger than any float."""
     numbers: list[Any] = [usual] if value is None else value if isinstance(value, list) else [value]
-    return [float(number) for number in numbers] if all(type(number) in (int, float) for number in numbers) else []
+    if not all(type(number) in (int, float) for number in numbers):
+        return []
+    return [float(max(-LARGEST, min(number, LARGEST))) for number in numbers]
 
 
 def layout_of(_: DenseNetConfig) -> str:
