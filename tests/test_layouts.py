@@ -356,7 +356,5 @@ def test_the_next_command_names_the_file_that_was_given(tmp_path: Path) -> None:
     )
     with pytest.raises(LayoutError, match=rf"my net\.pth: no .*denseport layouts derive '{tmp_path}/my net\.pth' -o"):
         detect(read)
-    with pytest.raises(
-        LayoutError, match=r"does not match layout torchvision \(0 of 1 layers\).*leave --from-layout out"
-    ):
+    with pytest.raises(LayoutError, match=r"does not match layout torchvision \(0 of 1 layers\).*leave the layout out"):
         detect(read, "torchvision")

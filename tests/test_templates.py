@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-import pytest
-from densenets import SMALL, canonical_weights, equal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denseport import LayoutError, translate
-from denseport.checkpoint import Checkpoint, Tensor
-from denseport.layouts import find_layout
-from denseport.layouts.derive import derive
-from denseport.layouts.parse import parse
 from denseport.layouts.template import Template, outline
 
 
@@ -59,36 +51,3 @@ def test_indices_that_stand_twice_must_agree() -> None:
     assert template.indices("features.stage2.trans2.conv.bn") == {"t": 1}
     assert template.indices("features.stage2.trans3.conv.bn") is None
     assert Template("a{b}.b{b-1}").indices("a2.b1") == {"b": 2}
-
-
-# As pytorchcv calls a DenseNet's layers: a transition's number stands twice.
-INDEX_TWICE = """\
-frameworks = ["torch"]
-
-[names]
-"stem.conv" = "features.init_block.conv"
-"stem.norm" = "features.init_block.bn"
-"block{b}.layer{l}.norm1" = "features.stage{b}.unit{l}.conv1.bn"
-"block{b}.layer{l}.conv1" = "features.stage{b}.unit{l}.conv1.conv"
-"block{b}.layer{l}.norm2" = "features.stage{b}.unit{l}.conv2.bn"
-"block{b}.layer{l}.conv2" = "features.stage{b}.unit{l}.conv2.conv"
-"transition{t}.norm" = "features.stage{t+1}.trans{t+1}.conv.bn"
-"transition{t}.conv" = "features.stage{t+1}.trans{t+1}.conv.conv"
-"head.norm" = "features.post_activ.bn"
-"head.classifier" = "output"
-"""
-
-
-def test_a_layout_may_have_names_with_an_index_twice_and_can_be_derived_from_them(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.toml"
-    mine.write_text(INDEX_TWICE)
-    canonical = translate(canonical_weights(SMALL["four blocks"][0]))
-    arrays = translate(canonical, "denseport", mine)
-    assert "features.stage2.trans2.conv.bn.weight" in arrays
-    assert equal(translate(arrays, mine), canonical)
-    tensors = {name: Tensor.of(array) for name, array in arrays.items()}
-    derived = parse(derive(Checkpoint(tensors)), "derived.toml")
-    assert derived.names == find_layout(mine).names
-    wrong = {name.replace("stage3.trans3", "stage3.trans2"): array for name, array in arrays.items()}
-    with pytest.raises(LayoutError, match=r"unexpected keys features\.stage3\.trans2\.conv\.bn\.weight"):
-        translate(wrong, mine)

@@ -115,7 +115,7 @@ def _no_match(checkpoint: Checkpoint, misfits: list[MisfitError], *, asked: bool
     reason = f"{layout.name} ({closest.named:,} of {closest.layers:,} layers): {str(closest) or keys}"
     derive = f"denseport layouts derive {shlex.quote(str(checkpoint.path or 'FILE'))} -o mine.toml"
     if asked:
-        remedy = f"correct {layout.file}" if layout.file else "leave --from-layout out to try every known layout"
+        remedy = f"correct {layout.file}" if layout.file else "leave the layout out to try every known one"
         message = f"does not match layout {reason}; {remedy}, or run {derive}"
     elif closest.named:
         message = f"no known layout matches; closest: {reason}; check that the file is whole, or run {derive}"

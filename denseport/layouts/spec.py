@@ -40,17 +40,19 @@ class Variant:
 class Layout:
     """One layout; the mapping from its names back to the canonical ones is derived from `names`.
 
-    A layout file has a key for each attribute but `name` and `file`; a default is what a missing key means.
+    A layout file has a key for each attribute but `name` and `file`; a missing key means the default. README.md in this
+    folder is the reference for those who write one.
 
     Attributes:
         name: What `--from-layout` and `--to-layout` call it: the name of its file without `.toml`.
         file: The TOML file that a user named, or "" for a layout that ships with the package.
         frameworks: Whose parameter names and axes apply: `torch`, `keras` or `theano` (Keras on Theano, with channels
-            first); a format's own framework is taken where there are several.
+            first); the one that a format is native to is taken where there are several.
         title: What it is, in a line.
         source: Upstream file and symbol that the facts were read from.
         note: What a user should know wherever the layout is detected.
-        preprocessing: What the layout's own library does to images first, by its name in `PREPROCESSING`.
+        preprocessing: What the layout's library does to images first, by its name in
+            `denseport.preprocessing.PREPROCESSING`.
         names: Canonical layer template to this layout's spelling, or to a list of them: all are read, the first is
             written.
         plain: The same for the layers of nets without bottleneck, where those are called otherwise.
@@ -60,7 +62,7 @@ class Layout:
         traits: What every net of this layout has; a trait that is not named is free.
         variants: Traits that only some of its nets have.
         architecture: Fields of `DenseNetConfig` that are the same in every net of this layout.
-        builds: What the layout's own library can build, beyond `architecture`; `*` stands for any value but None.
+        builds: What the layout's library can build, beyond `architecture`; `*` stands for any value but None.
         extra: Tensors that such a net may have and that are none of its weights, by the last part of their names; they
             are left out, and it is said.
         nested: The name of the model within the model that holds everything but the classifier.
@@ -144,7 +146,7 @@ class Layout:
         return {name: self.nested for canonical, name in self.layer_names(config).items() if canonical != CLASSIFIER}
 
     def cannot_build(self, config: DenseNetConfig) -> str:
-        """Why the layout's own library cannot build an architecture, or "" where it can."""
+        """Why the layout's library cannot build an architecture, or "" where it can."""
         for fact, wanted in {**self.architecture, **self.builds}.items():
             value = getattr(config, fact)
             if (value is None) if wanted == "*" else (value != wanted):
