@@ -35,9 +35,9 @@ ENGINES = ("hypothesis", "atheris")
 # atheris keeps what reaches new code; beyond this a file is only slower.
 LARGEST = 1 << 18
 EXAMPLES_OF_A_ROUND = 100
-# How the lines begin that are worth reading where nothing was found: our own, and libFuzzer's count of files.
-OWN_SUMMARY = "files tried: "
-SUMMARIES = (OWN_SUMMARY, "stat::number_of_executed_units")
+# How the lines begin that are worth reading where nothing was found: hypothesis' count of files, and libFuzzer's.
+HYPOTHESIS_SUMMARY = "files tried: "
+SUMMARIES = (HYPOTHESIS_SUMMARY, "stat::number_of_executed_units")
 
 
 def main() -> int:
@@ -130,7 +130,7 @@ def with_hypothesis(name: str, seconds: int, found: Path, work: Path) -> int:
             traceback.print_exc()
             print(f"{kept}: {type(error).__name__}: {str(error)[:400]}")
             return 1
-    print(f"{OWN_SUMMARY}{sum(outcomes.values())}, of which {outcomes[True]} were read and the others refused")
+    print(f"{HYPOTHESIS_SUMMARY}{sum(outcomes.values())}, of which {outcomes[True]} were read and the others refused")
     return 0
 
 
