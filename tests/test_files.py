@@ -308,8 +308,8 @@ def lists_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def floats_called_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(safetensors.DTYPES, "I32", "<f4")
-    monkeypatch.setitem(safetensors.DTYPE_NAMES, np.dtype("<f4"), "I32")
+    monkeypatch.setitem(safetensors.DTYPES, "I32", "float32")
+    monkeypatch.setitem(safetensors.CODES, "float32", "I32")
 
 
 NORM = {f"bn/{name}": np.full(5, n, np.float32) for n, name in enumerate(weights.NORM)}

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Checkpoint, Tensor, dtype_of, pieces
+from denseport.checkpoint import Checkpoint, Tensor, dtype_name, dtype_of, pieces
 from denseport.errors import FormatError, quoted
 from denseport.formats.source_file import SourceFile
 
@@ -25,20 +25,21 @@ from denseport.formats.source_file import SourceFile
 MAX_HEADER_BYTES = 16 << 20
 
 DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "u1",
-    "BOOL": "?",
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-DTYPE_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
@@ -80,7 +81,7 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
         ranges.append((begin, end, name))
         values = partial(_values, file, dtype, shape, start + begin)
         part = partial(_part, file, dtype, start + begin)
-        tensors[name] = Tensor(dtype.newbyteorder("="), shape, values, part)
+        tensors[name] = Tensor(dtype, shape, values, part)
     at = 0
     for begin, end, name in sorted(ranges):
         if begin != at:
@@ -105,9 +106,13 @@ def write(
     offset = 0
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     for name, tensor in ordered:
-        code = _dtype_name(name, tensor.dtype, shown or path)
+        dtype = dtype_name(tensor.dtype)
+        if dtype not in CODES or tensor.dtype != tensor.dtype.newbyteorder("<"):
+            raise FormatError(
+                f"{shown or path}: safetensors cannot hold {quoted(name)} of dtype {dtype}; give --dtype float32"
+            )
         span = [offset, offset + tensor.nbytes]
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": span}
+        header[name] = {"dtype": CODES[dtype], "shape": list(tensor.shape), "data_offsets": span}
         offset = span[1]
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
@@ -133,24 +138,14 @@ def _entry(name: str, entry: object, broken: Any) -> tuple[np.dtype[Any], tuple[
 
 
 def _dtype(name: str, code: str, broken: Any) -> np.dtype[Any]:
-    if code == "BF16":
-        return dtype_of("bfloat16")
     if code not in DTYPES:
         raise broken(f"tensor {quoted(name)} has dtype {quoted(code)}, which DenseNets are not stored in")
-    return np.dtype(DTYPES[code])
-
-
-def _dtype_name(name: str, dtype: np.dtype[Any], shown: str | Path) -> str:
-    if dtype.name == "bfloat16":
-        return "BF16"
-    if dtype not in DTYPE_NAMES:
-        raise FormatError(f"{shown}: safetensors cannot hold {quoted(name)} of dtype {dtype}; give --dtype float32")
-    return DTYPE_NAMES[dtype]
+    return dtype_of(DTYPES[code])
 
 
 def _values(file: SourceFile, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> np.ndarray:
-    array = np.frombuffer(file.read(offset, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    stored = np.frombuffer(file.read(offset, math.prod(shape) * dtype.itemsize), dtype.newbyteorder("<"))
+    return stored.astype(dtype, copy=False).reshape(shape)
 
 
 def _part(file: SourceFile, dtype: np.dtype[Any], offset: int, first: int, stop: int) -> np.ndarray:
