@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from denseport.errors import LayoutError, UsageError
 from denseport.models.pytorch.densenet import DenseNet, as_tensor
 from denseport.models.pytorch.features import FeatureNet
 from denseport.net.config import DenseNetConfig
-from denseport.net.graph import CLASSIFIER
 from denseport.net.names import find_config
 
 
@@ -61,12 +59,13 @@ def create(
             raise UsageError(f"{option} must be at least 0 and less than 1, not {rate}")
     if out_indices is not None and not features_only:
         raise UsageError("out_indices says which feature maps to return; give features_only=True as well")
-    file = None if pretrained is None else _pretrained(Path(pretrained), config)
-    config = config if file is None else file.config
+    tensors: dict[str, torch.Tensor] = {}
+    if pretrained is not None:
+        config, tensors = _pretrained(Path(pretrained), config)
     if num_classes is not None and (num_classes or None) != config.num_classes:
         config = config.replace(num_classes=num_classes or None, head_shape=())
     if in_channels is not None and in_channels != config.in_channels:
-        if file is not None:
+        if pretrained is not None:
             raise UsageError(
                 f"{pretrained}: is for {config.in_channels} channels, not {in_channels}; leave in_channels out"
             )
@@ -80,21 +79,17 @@ def create(
             config, layer_drop_rate=proj_drop_rate, head_drop_rate=drop_rate, memory_efficient=memory_efficient
         )
     _initialise(net)
-    if file is not None:
-        _load(net, file)
+    own = net.state_dict()
+    # What may not fit, of an architecture that does, are a classifier of another size and parts that the net lacks.
+    fitting = {name: values for name, values in tensors.items() if name in own and values.shape == own[name].shape}
+    net.load_state_dict(fitting, strict=False)
     return net
 
 
-@dataclass(frozen=True)
-class _Pretrained:
-    """The weights of a file: its configuration, traits and all, and its tensors by canonical name."""
+def _pretrained(file: Path, config: DenseNetConfig) -> tuple[DenseNetConfig, dict[str, torch.Tensor]]:
+    """What a file holds that has the architecture of `config`: its configuration, and its tensors by canonical name.
 
-    config: DenseNetConfig
-    tensors: Mapping[str, torch.Tensor]
-
-
-def _pretrained(file: Path, config: DenseNetConfig) -> _Pretrained:
-    """The weights of a file that holds the architecture of `config`, whatever its traits, classes and channels.
+    Traits, classes and channels may differ.
 
     Raises:
         LayoutError: It holds another one.
@@ -113,15 +108,7 @@ def _pretrained(file: Path, config: DenseNetConfig) -> _Pretrained:
         counters = {
             f"{norm}.num_batches_tracked": torch.tensor(int(stored.read())) for norm, stored in weights.counters.items()
         }
-        return _Pretrained(own, tensors | counters)
-
-
-def _load(net: DenseNet, pretrained: _Pretrained) -> None:
-    """Copies into the net what the file has for it: all but a classifier of another size and parts that it lacks."""
-    own = net.state_dict()
-    if pretrained.config.num_classes != net.config.num_classes or pretrained.config.head_shape != net.config.head_shape:
-        own = {name: values for name, values in own.items() if not name.startswith(f"{CLASSIFIER}.")}
-    net.load_state_dict({name: values for name, values in pretrained.tensors.items() if name in own}, strict=False)
+        return own, tensors | counters
 
 
 def _initialise(net: DenseNet) -> None:
