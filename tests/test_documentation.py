@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
+import pytest
 from documentation import REFERENCE, commands, reference
 
 from denseport.cli import cli
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_reference_is_what_the_command_line_says() -> None:
@@ -34,3 +38,22 @@ def test_summaries_are_whole_sentences_at_80_columns() -> None:
         for line in lines:
             assert len(line) <= 80
             assert re.fullmatch(r"  [a-z]+ +[A-Z][^.]*[a-z]\.", line), line
+
+
+PAGES = [page for page in ROOT.rglob("*.md") if not any(part in (".venv", "build") for part in page.parts)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_two_minutes_long() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_contributing_names_every_room() -> None:
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    rooms = [path.parent.name for path in (ROOT / "denseport").glob("*/__init__.py")]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
