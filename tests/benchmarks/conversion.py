@@ -1,4 +1,4 @@
-"""Conversions without parity, beside a plain script, keras_hub, the least that has to be done, and copying the file."""
+"""Conversions without parity, beside a plain script, keras_hub, the lower bound, and copying the file."""
 
 from __future__ import annotations
 

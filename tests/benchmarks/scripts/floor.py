@@ -1,4 +1,4 @@
-"""The least that a conversion has to do: map the file, transpose, write; `INDEX.json SRC DST`.
+"""The lower bound of a conversion: map the file, transpose, write; `INDEX.json SRC DST`.
 
 Where each tensor lies and goes is known beforehand from INDEX.json; nothing is recognised, checked, read back or
 synced. A .h5 is written by h5py, a .safetensors as it is, a .pth as the zip file of its tensors without the pickle.
