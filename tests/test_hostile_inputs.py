@@ -260,7 +260,7 @@ def test_values_that_are_not_in_the_file_are_refused(
 @pytest.mark.parametrize("suffix", [".pth", ".h5", ".weights.h5", ".keras", ".safetensors"])
 def test_an_empty_file_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"")
-    refused(tmp_path / f"x{suffix}", "the file is empty; copy or download it again")
+    refused(tmp_path / f"x{suffix}", "the file is empty; copy or download")
 
 
 def test_dtypes_that_differ_are_kept_and_said(tmp_path: Path) -> None:
