@@ -24,15 +24,15 @@ from denseport.migration import MigrationReport as MigrationReport
 from denseport.migration import migrate as migrate
 from denseport.net.config import DenseNetConfig as DenseNetConfig
 from denseport.net.config import Traits as Traits
-from denseport.parity import ParityReport as ParityReport
-from denseport.parity import Workers as Workers
-from denseport.parity import verify as verify
+from denseport.parity.report import ParityReport as ParityReport
+from denseport.parity.verification import verify as verify
 from denseport.prediction import Prediction as Prediction
 from denseport.prediction import predict as predict
 from denseport.preprocessing import Preprocessing as Preprocessing
 from denseport.preprocessing import preprocess as preprocess
 from denseport.presets import Preset as Preset
 from denseport.presets import pull as pull
+from denseport.running.workers import Workers as Workers
 
 __all__: list[str]
 __version__: str

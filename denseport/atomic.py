@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from denseport.errors import DenseportError, UsageError, listed
+from denseport.errors import UsageError, listed
 
 MARK = ".denseport-"
 RANDOM_BYTES = 8
@@ -43,11 +43,7 @@ def replacing(target: Path, *, force: bool, files: Collection[str] | None = None
             temporary = folder / (target.name if files is None else final.name)
             if files is not None:
                 temporary.mkdir()
-            try:
-                yield temporary
-            except DenseportError as error:
-                error.args = tuple(str(text).replace(str(temporary), str(target)) for text in error.args)
-                raise
+            yield temporary
             for written in (*sorted(temporary.glob("*")), temporary):
                 sync(written)
             if files is None:

@@ -20,7 +20,7 @@ from denseport.options import Converting, Inspecting, Migrating, Option, Predict
 from denseport.running.child import collect_rarely
 
 if TYPE_CHECKING:
-    from denseport.parity import ParityReport
+    from denseport.parity.report import ParityReport
 
 PATH: click.Path = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])

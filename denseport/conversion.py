@@ -20,11 +20,11 @@ from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
 from denseport.planning import Plan, planned, target_description, target_layout, target_metadata
 from denseport.requirements import keras_backend
-from denseport.running.workers import Workers
 from denseport.source import Source
 
 if TYPE_CHECKING:
     from denseport.parity.report import ParityReport
+    from denseport.running.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -102,31 +102,39 @@ def convert(
     """
     started = time.perf_counter()
     plan = planned(src, dst, checked(Converting, options), progress)
-    verify, target = plan.options["verify"], plan.target
-    with nullcontext(workers) if workers or not verify else Workers() as processes, plan.source as source:
+    with _frameworks(workers, plan.options["verify"]) as processes, plan.source as source:
         source.hash_in_background()
         weights = source.weights.concatenated("old-first")
         layout, notes = target_layout(weights.config, plan)
-        with replacing(target, force=force, files=plan.format.files or None) as temporary:
+        with replacing(plan.target, force=force, files=plan.format.files or None) as temporary:
             weights = _changed(weights, layout, plan)
-            if processes and verify:  # the frameworks take seconds to start, in which the file is written
+            if processes is not None:  # the frameworks take seconds to start, in which the file is written
                 _start(processes, plan.options)
             framework, nesting = layout.framework_for(plan.format.framework), layout.nesting(weights.config)
             tensors = layouts.from_canonical(weights, layout, framework)
             metadata = target_metadata(weights, layout, framework, plan)
             description, more = target_description(weights.config, layout, metadata, plan)
-            content = (tensors, metadata, temporary, plan.format.name, nesting, target, description)
+            content = (tensors, metadata, temporary, plan.format.name, nesting, plan.target, description)
             formats.write(*content)
             with _read_again(plan, layout, temporary) as written:
                 files.confirm(*content, written.checkpoint if written else None)
                 source.check_unchanged()
                 report = _report(weights, layout, [*notes, *more], plan, len(tensors))
-                if verify and written:
+                if processes is not None and written is not None:
                     report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))
             report = dataclasses.replace(report, seconds=time.perf_counter() - started)
             if report.parity:
                 report.parity.raise_if_failed(report)
     return report
+
+
+def _frameworks(workers: Workers | None, verify: bool) -> AbstractContextManager[Workers | None]:
+    """The processes that compare the outputs, which end with the block unless they were given; None for none."""
+    if workers or not verify:
+        return nullcontext(workers if verify else None)
+    from denseport.running.workers import Workers as Processes
+
+    return Processes()
 
 
 def _start(processes: Workers, options: Converting) -> None:
@@ -188,7 +196,7 @@ def _read_again(plan: Plan, layout: Layout, path: Path) -> AbstractContextManage
 
 
 def _proved(
-    plan: Plan, written: Source, processes: Workers | None, progress: Callable[[int, int], None] | None
+    plan: Plan, written: Source, processes: Workers, progress: Callable[[int, int], None] | None
 ) -> ParityReport:
     """How far the outputs of what was read and of what was written are apart, each in its framework."""
     from denseport.parity.verification import compared

@@ -12,7 +12,6 @@ import json
 import math
 import re
 import struct
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -222,20 +221,20 @@ class _Part(io.FileIO):
 
 def _dataset(file: Any, place: str, buffer: np.ndarray) -> Tensor:
     """A dataset whose values are read into the buffer, or in pieces where they are too many for it."""
-    from h5py import Dataset, h5d, h5s
+    import h5py
 
-    dataset = h5d.open(file.id, place.encode())
+    dataset = h5py.h5d.open(file.id, place.encode())
     stored, shape = dataset.dtype, dataset.shape
-    is_bfloat16 = stored.kind == "V" and Dataset(dataset).attrs.get("dtype") == "bfloat16"
+    is_bfloat16 = stored.kind == "V" and h5py.Dataset(dataset).attrs.get("dtype") == "bfloat16"
     dtype = dtype_of("bfloat16") if is_bfloat16 else stored
 
     def part(start: int, stop: int) -> np.ndarray:
         if stop - start < math.prod(shape) or stop * stored.itemsize > len(buffer):
-            values = np.asarray(Dataset(dataset)[block(shape, start, stop)])
+            values = np.asarray(h5py.Dataset(dataset)[block(shape, start, stop)])
         else:
             values = np.ndarray(shape, stored, buffer)
             if stop:
-                dataset.read(h5s.ALL, h5s.ALL, values)
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
         return values.reshape(-1).view(dtype)
 
     return _lazy(dtype, shape, part)
@@ -264,10 +263,10 @@ def _in_legacy(tensors: Mapping[str, Tensor], nesting: Strings, file: Any) -> St
 
 def _names(file: Any, group: str, name: str) -> list[str]:
     """A list of names, which Keras cuts in pieces where it is long."""
-    from h5py import h5a
+    import h5py
 
     def there(piece: str) -> bool:
-        return bool(h5a.exists(file.id, piece.encode(), obj_name=group.encode()))
+        return bool(h5py.h5a.exists(file.id, piece.encode(), obj_name=group.encode()))
 
     pieces = [name] if there(name) else takewhile(there, (f"{name}{n}" for n in count()))
     return [each.decode() for piece in pieces for each in _attribute(file, group, piece)]
@@ -278,26 +277,26 @@ def _in_keras_3(tensors: Mapping[str, Tensor], nesting: Strings, file: Any) -> S
 
     Source: keras/src/saving/saving_lib.py: _load_state, _load_container_state, H5IOStore.
     """
-    found: list[str] = []
-    file.visit(found.append)
-    places = set(found) - {place.rpartition("/")[0] for place in found}
+    paths: list[str] = []
+    file.visit(paths.append)
+    places = set(paths) - {path.rpartition("/")[0] for path in paths}
     places.remove("vars")  # those of the model itself, which Keras before 3.6 opens even though there are none
     counts: Counter[str] = Counter()
-    wanted: dict[str, str] = {}
+    found: dict[str, str] = {}
     for layer, (kind, names) in _layers(tensors).items():
         path = f"layers/{nesting[layer]}/layers/{kind}" if layer in nesting else f"layers/{kind}"
         group = f"{path}_{counts[path]}/vars" if counts[path] else f"{path}/vars"
         counts[path] += 1
         if f"{group}/0" in places and _attribute(file, group, "name").item() == layer.encode():
-            wanted |= {f"{group}/{index}": name for index, name in enumerate(names)}
-    return {wanted.get(place, place): place for place in places}
+            found |= {name: place for n, name in enumerate(names) if (place := f"{group}/{n}") in places}
+    return found | {place: place for place in sorted(places - set(found.values()))}
 
 
 def _attribute(file: Any, place: str, name: str) -> np.ndarray:
     """What h5py finds under an attribute's name; texts are bytes."""
-    from h5py import h5a
+    import h5py
 
-    attribute = h5a.open(file.id, name.encode(), obj_name=place.encode())
+    attribute = h5py.h5a.open(file.id, name.encode(), obj_name=place.encode())
     values = np.empty(attribute.shape, attribute.dtype)
     attribute.read(values)
     return values
@@ -323,17 +322,21 @@ def _start_in_archive(path: Path, tensors: Mapping[str, Tensor], description: Ma
 
     Source: keras/src/saving/saving_lib.py: _load_model_from_fileobj, _save_container_state.
     """
-    with zipfile.ZipFile(path) as archive, in_background(archive.testzip) as tested, path.open("rb") as content:
-        wanted = [(layer.replace(".", "_"), kind) for layer, (kind, _) in _layers(tensors).items()]
-        model = json.loads(archive.read("config.json"))
+    import zipfile
+
+    wanted = [(layer.replace(".", "_"), kind) for layer, (kind, _) in _layers(tensors).items()]
+    with zipfile.ZipFile(path) as archive, path.open("rb") as content:
+        model, about = (json.loads(archive.read(name)) for name in ("config.json", "metadata.json"))
         layers = [(layer["config"]["name"], _snake_case(layer["class_name"])) for layer in model["config"]["layers"]]
-        if model != description or wanted != [layer for layer in layers if layer in set(wanted)]:
+        weighted = set(wanted)
+        if model != description or wanted != [layer for layer in layers if layer in weighted]:
             raise ValueError("config.json has other layers, or in another order")
+        if "keras_version" not in about:
+            raise ValueError("metadata.json does not say the version of Keras")
         start = archive.getinfo("model.weights.h5").header_offset
         content.seek(start + 26)  # the lengths of the name and of what is between it and the content
-        yield start + 30 + sum(struct.unpack("<HH", content.read(4)))
-        if "keras_version" not in json.loads(archive.read("metadata.json")):
-            raise ValueError("metadata.json does not say the version of Keras")
+        with in_background(archive.testzip) as tested:
+            yield start + 30 + sum(struct.unpack("<HH", content.read(4)))
         if broken := tested.result():
             raise ValueError(f"{broken} has another checksum")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from denseport import layouts
-from denseport.checkpoint import Checkpoint, Tensor, dtype_of
+from denseport.checkpoint import Tensor, dtype_of
 from denseport.layouts.frameworks import KERAS
 from denseport.net.config import Traits
 from denseport.options import Head
 from denseport.requirements import require_keras, require_torch
 from denseport.source import Source
-from denseport.source import sha256 as sha256
 
 if TYPE_CHECKING:
     import keras
@@ -85,15 +83,3 @@ def _weights(source: Source, traits: Traits | None, rounded: str | None) -> layo
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.read() for name, tensor in tensors.items()}
-
-
-@contextmanager
-def opened(
-    path: Path,
-    layout: str | Path | None = None,
-    format: str | None = None,  # noqa: A002 - the option's name
-    head: Head = "keep",
-) -> Iterator[tuple[Checkpoint, layouts.Detection]]:
-    """A file's checkpoint with its layout; closed when the block ends."""
-    with Source(path, layout, format=format, head=head) as source:
-        yield source.checkpoint, source.detection

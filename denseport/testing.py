@@ -7,7 +7,9 @@ from typing import Unpack
 
 from denseport import text
 from denseport.options import Verifying
-from denseport.parity import ParityReport, Workers, verify
+from denseport.parity.report import ParityReport
+from denseport.parity.verification import verify
+from denseport.running.workers import Workers
 from denseport.terminal import plain
 
 

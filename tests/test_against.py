@@ -22,10 +22,10 @@ import denseport
 from denseport import requirements
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FrameworkMissingError, LayoutError, UsageError
-from denseport.load import opened
 from denseport.net.config import DenseNetConfig
 from denseport.running import libraries
 from denseport.running.libraries import LIBRARIES
+from denseport.source import Source
 
 Script = Callable[..., Any]
 
@@ -136,7 +136,8 @@ def written(config: DenseNetConfig, path: Path, layout: str = "denseport", **opt
 
 
 def require(library: str, file: Path, layout: str = "", config: DenseNetConfig | None = None) -> None:
-    with opened(file) as (checkpoint, found):
+    with Source(file) as source:
+        checkpoint, found = source.checkpoint, source.detection
         LIBRARIES[library].require(checkpoint, layout or found.layout.name, config or found.config)
 
 

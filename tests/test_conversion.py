@@ -438,6 +438,31 @@ def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_pa
         assert recorded_preprocessing(written.metadata, target) == found
 
 
+FAULTS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "NaN": lambda arrays: arrays["block1.layer1.conv1.weight"].__setitem__((0, 0), np.nan),
+    "a negative variance": lambda arrays: arrays["head.norm.running_var"].__setitem__(1, -1e-3),
+    "a missing key": lambda arrays: arrays.pop("head.norm.bias"),
+    "an unexpected key": lambda arrays: arrays.setdefault("head.norm.more", np.zeros(3, np.float32)),
+    "a size mismatch": lambda arrays: arrays.update({"head.norm.bias": np.zeros(3, np.float32)}),
+    "no net": lambda arrays: [arrays.pop(name) for name in [*arrays][3:]],
+    "counters that are none": lambda arrays: arrays.update({"counters": np.zeros(0)}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_inspecting_a_file_says_why_converting_it_is_refused(tmp_path: Path, fault: str) -> None:
+    values, metadata = canonical_weights(PLAIN), {}
+    FAULTS[fault](values)
+    if values.pop("counters", None) is not None:
+        metadata["num_batches_tracked"] = "many"
+    denseport.write(Checkpoint({n: Tensor.of(a) for n, a in values.items()}, metadata), tmp_path / "a.safetensors")
+    with pytest.raises(denseport.DenseportError) as refused:
+        denseport.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", verify=False)
+    problem = denseport.inspect(tmp_path / "a.safetensors").problem
+    assert problem
+    assert str(refused.value) == f"{tmp_path / 'a.safetensors'}: {problem}"
+
+
 @contextlib.contextmanager
 def counted(*functions: Callable[..., Any]) -> Iterator[Counter[tuple[str, str]]]:
     """How often this process calls each function on each file, whatever name it is called by."""

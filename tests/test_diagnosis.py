@@ -13,9 +13,9 @@ from densenets import canonical_weights, checkpoint
 
 import denseport
 from denseport.net.config import VARIANTS, DenseNetConfig
-from denseport.parity import Workers
 from denseport.parity.diagnosis import first_divergence
 from denseport.parity.report import Tap
+from denseport.running.workers import Workers
 from denseport.testing import assert_parity
 
 LAYER = "block1.layer3"

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import denseport
 from denseport import VerificationError, files, formats
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.formats import safetensors
+from denseport.formats import pth, safetensors
 from denseport.formats.keras import legacy, weights
 from denseport.net.config import DenseNetConfig
 
@@ -43,19 +43,19 @@ Change = Callable[[Path], None]
 
 @pytest.fixture
 def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Change], None]:
-    """Converts to a container, in which the file with the weights is changed before it is read back."""
+    """Converts to a container, in which the file with the weights is changed as soon as it is written."""
 
     def run(container: str, change: Change) -> None:
         name, layout, inner = CONTAINERS[container]
         config = KERAS_HUB if layout == "keras-hub" else TIMM
-        confirm = files.confirm
+        honest = formats.write
 
-        def changed(tensors: Any, metadata: Any, path: Path, *others: Any, **more: Any) -> None:
+        def changed(tensors: Any, metadata: Any, path: Path, *others: Any) -> None:
+            honest(tensors, metadata, path, *others)
             change(path / inner if inner else path)
-            confirm(tensors, metadata, path, *others, **more)
 
         denseport.write(checkpoint(canonical_weights(config), **vars(config.traits)), tmp_path / "source.pth")
-        monkeypatch.setattr(files, "confirm", changed)
+        monkeypatch.setattr(formats, "write", changed)
         denseport.convert(tmp_path / "source.pth", tmp_path / name, verify=False, to_layout=layout)
 
     return run
@@ -102,7 +102,7 @@ def swap_two_tensors(path: Path) -> None:
         with formats.read(path) as stored:
             a, b = [name for name, tensor in stored.tensors.items() if tensor.shape == (16,)][:2]
             swapped = {**stored.tensors, a: stored.tensors[b], b: stored.tensors[a]}
-            formats.write(swapped, stored.metadata, path.with_name("y"), "pth")
+            pth.write(swapped, stored.metadata, path.with_name("y"))
         path.with_name("y").replace(path)
     else:
         with hdf5(path) as file:

@@ -23,11 +23,11 @@ from densenets import canonical_weights, checkpoint
 import denseport as library
 from denseport import terminal, text
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
-from denseport.load import sha256
 from denseport.migration import jobs, manifest, migrate, places, results
 from denseport.migration.jobs import Job, perform
 from denseport.migration.results import MigrationReport, Result
 from denseport.net.config import DenseNetConfig
+from denseport.source import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "denseport-migration.jsonl"

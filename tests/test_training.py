@@ -11,8 +11,8 @@ import pytest
 from densenets import SMALL, canonical_weights, checkpoint
 
 import denseport
-from denseport.parity import ParityReport, Workers
-from denseport.parity.report import TrainedTensor, TrainingReport
+from denseport.parity.report import ParityReport, TrainedTensor, TrainingReport
+from denseport.running.workers import Workers
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from denseport.errors import UsageError
-from denseport.load import sha256
 from denseport.migration import manifest, places, results, schedulers
 from denseport.migration.jobs import Job
 from denseport.migration.results import UNCHANGED, MigrationReport, Result
 from denseport.options import Converting, Migrating, among, checked, files_named
 from denseport.requirements import keras_backend, require_parity
+from denseport.source import sha256
 
 __all__ = ["MigrationReport", "Result", "migrate"]
 

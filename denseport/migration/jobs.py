@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from denseport import conversion
 from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError
-from denseport.load import sha256
 from denseport.migration import places
 from denseport.migration.results import CONVERTED, FAILED, UNCHANGED, Result
 from denseport.options import needing_verify
 from denseport.running.child import Receive, Reply
+from denseport.source import sha256
 
 if TYPE_CHECKING:
-    from denseport.parity import ParityReport, Workers
+    from denseport.parity.report import ParityReport
+    from denseport.running.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def serve(next_message: Receive, reply: Reply) -> NoReturn:
         while True:
             job = Job.from_dict(next_message())
             if workers is None and job.options.get("verify", True):
-                from denseport.parity import Workers
+                from denseport.running.workers import Workers
 
                 workers = until_the_end.enter_context(Workers())
             reply(perform(job, workers).to_dict())

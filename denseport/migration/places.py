@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from denseport import atomic as output
 from denseport.errors import DenseportError, FrameworkMissingError, UsageError, VerificationError, quoted
-from denseport.load import sha256
+from denseport.source import sha256
 
 if TYPE_CHECKING:
     import fsspec

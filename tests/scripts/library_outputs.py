@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 import denseport
-from denseport.load import opened
 from denseport.running.libraries import LIBRARIES
+from denseport.source import Source
 
 
 def loaded(framework: str, net: str, file: Path, like: Path, dtype: str):
     if net == "twin":
         return (denseport.load_keras if framework == "keras" else denseport.load_torch)(file, dtype=dtype)
-    with opened(like) as (_, found):
+    with Source(like) as source:
+        found = source.detection
         config = found.config
     return LIBRARIES[net].load(file, config, dtype)
 

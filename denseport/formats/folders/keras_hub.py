@@ -17,7 +17,7 @@ from denseport.formats import CONFIG, KERAS_HUB_FILES
 from denseport.formats.folders import read_json, write_json
 from denseport.formats.keras import legacy, weights
 
-WEIGHTS, TASK_WEIGHTS, _, METADATA, TASK, PREPROCESSOR, IMAGE_CONVERTER = KERAS_HUB_FILES
+WEIGHTS, TASK_WEIGHTS, *_, IMAGE_CONVERTER = KERAS_HUB_FILES
 # keras_hub/src/models/image_classifier.py: the layer that a task adds to its backbone.
 HEAD = "predictions/"
 

@@ -10,9 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from denseport.formats import CONFIG
-from denseport.formats.folders.keras_hub import IMAGE_CONVERTER, METADATA, PREPROCESSOR, TASK
-from denseport.formats.keras import KERAS_VERSION
+from denseport.formats import CONFIG, KERAS_HUB_FILES
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.metadata import Record
@@ -21,6 +19,7 @@ from denseport.net.graph import parameters
 from denseport.preprocessing import USUAL_CROP, Preprocessing
 
 STATED: frozenset[str] = frozenset()
+_, _, _, METADATA, TASK, PREPROCESSOR, IMAGE_CONVERTER = KERAS_HUB_FILES
 # The version whose presets these are like.
 KERAS_HUB_VERSION = "0.20.0"
 LAYOUT, BACKBONE = "keras-hub", "keras_hub>DenseNetBackbone"
@@ -87,6 +86,8 @@ def describe(
     config: DenseNetConfig, _: Layout, preprocessing: Preprocessing | None
 ) -> tuple[dict[str, Any], list[str]]:
     """The content of each file, and notes; the config must be one that keras_hub can hold."""
+    from denseport.formats.keras import KERAS_VERSION  # with all that reads HDF5, which detection does not need
+
     backbone = _backbone(config)
     description: dict[str, Any] = {
         CONFIG: backbone,
