@@ -159,19 +159,15 @@ class _Search:
         return growing
 
     def transitions(self, blocks: int) -> None:
-        """Finds the layers between the dense blocks: the 1x1 convolutions that are left, and their norms."""
-        left = self.of("conv", wide=False)
-        if len(left) != blocks - 1:
-            extra = f": {quoted(left[0].name)} is the first" if left else ""
+        """Finds the layers between the dense blocks: 1x1 convolutions, and their norms."""
+        left, places = self.of("conv", wide=False), [(t,) for t in range(1, blocks)]
+        moving = self.take("transition{t}.conv", left, dict.fromkeys(places))
+        if moving is None and (left or places):
             raise LayoutError(
-                f"{blocks} dense blocks have {blocks - 1} transitions, but {len(left)} 1x1 convolutions are left{extra}"
+                f"{blocks} dense blocks have {blocks - 1} transitions, which are counted in their names, but the 1x1 "
+                f"convolutions that are left are {listed(layer.name for layer in left) or 'none'}"
             )
-        if left:
-            moving = self.take("transition{t}.conv", left, {(t,): None for t in range(1, blocks)})
-            if moving is None:
-                raise LayoutError(
-                    f"the transitions are not counted in their names: {quoted(left[0].name)} is the first"
-                )
+        if moving:
             self.take("transition{t}.norm", self.of("norm"), moving.inputs, moving.template)
 
     def ends(self) -> None:

@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from denseport.net.graph import PARAMETERS, Kind
 
+# The canonical name of a normalisation's step counter, which takes no part in inference.
+COUNTER = "num_batches_tracked"
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 CANONICAL_AXES: Mapping[Kind, str] = MappingProxyType({"conv": "OI*", "dense": "OI"})
 
@@ -27,10 +29,10 @@ class Framework:
         name: `torch`, `keras` or `theano`, which is Keras on Theano with channels first.
         runs_in: The framework of today that computes with such weights, `torch` or `keras`.
         separator: Between a layer's name and its parameter's.
-        parameters: For each kind of layer, its own parameter names in the order of `graph.PARAMETERS`.
+        parameters: For each kind of layer, its parameter names in the order of `graph.PARAMETERS`.
         axes: The axis letters of a kernel for each kind that has one; `*` stands for the spatial axes.
         flattened: The order in which positions (`*`) and channels (`C`) are flattened before a dense layer.
-        counter: The name of a normalisation's step counter, which takes no part in inference, or "".
+        counter: The name of a normalisation's step counter, or "".
         aliases: Other names under which a parameter is read, to its name in `parameters`.
         rotated: Whether kernels are turned by 180 degrees, since the framework convolves where others correlate.
     """
@@ -59,7 +61,7 @@ class Framework:
         return layer, parameter.removeprefix(repeated) if self.aliases else parameter
 
     def grouped(self, originals: Mapping[str, str]) -> Groups:
-        """Tensor names by layer and parameter; `originals` gives each name's own in the file."""
+        """Tensor names by layer and parameter; `originals` gives what each name is in the file."""
         groups: dict[str, dict[str, str]] = {}
         for name, original in originals.items():
             layer, parameter = self.split(name)
@@ -68,14 +70,16 @@ class Framework:
 
     def canonical_parameter(self, kind: Kind, parameter: str) -> str | None:
         """The canonical name of this framework's parameter, or None where such a layer has none of that name."""
-        own, parameter = self.parameters[kind], self.aliases.get(parameter, parameter)
-        return PARAMETERS[kind][own.index(parameter)] if parameter in own else None
+        if kind == "norm" and self.counter and parameter == self.counter:
+            return COUNTER
+        names, parameter = self.parameters[kind], self.aliases.get(parameter, parameter)
+        return PARAMETERS[kind][names.index(parameter)] if parameter in names else None
 
     def canonical_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape in canonical axis order."""
         return tuple(shape[axis] for axis in self.to_canonical(kind, len(shape)))
 
-    def own_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def native_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A canonical shape in this framework's axis order."""
         return tuple(shape[axis] for axis in self.from_canonical(kind, len(shape)))
 
@@ -105,7 +109,7 @@ TORCH = Framework(
     parameters=PARAMETERS,
     axes=CANONICAL_AXES,
     flattened="C*",
-    counter="num_batches_tracked",
+    counter=COUNTER,
 )
 
 KERAS = Framework(

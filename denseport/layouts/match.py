@@ -8,7 +8,7 @@ from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, misfits, quoted
-from denseport.layouts.frameworks import FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
+from denseport.layouts.frameworks import COUNTER, FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
@@ -33,8 +33,8 @@ class Detection:
         framework: Whose parameter names and axes the tensors have.
         config: The architecture that names, shapes, layout and file together describe.
         origins: Where each trait of `config` comes from, by the trait's name; see `traits.decide`.
-        roles: Canonical tensor name to the name in the checkpoint, in graph order; those of scale layers at the end.
-        counters: Canonical normalisation to the name of its step counter in the checkpoint.
+        roles: Canonical tensor name to the name in the checkpoint, in graph order; scale layers and step counters at
+            the end.
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         prefix: What stood before the names and was taken off, or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
@@ -45,7 +45,6 @@ class Detection:
     config: DenseNetConfig
     origins: Mapping[str, Origin]
     roles: Mapping[str, str]
-    counters: Mapping[str, str]
     dropped: tuple[str, ...] = ()
     prefix: str = ""
     head: str = ""
@@ -163,8 +162,7 @@ def _namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, group
 class _Attempt:
     """The canonical names that a layout gives to a checkpoint's layers, on the way to a `Detection`.
 
-    `roles`, `counters` and `dropped` are those of the `Detection`; `strangers` are the tensors without a role, by
-    layer.
+    `roles` and `dropped` are those of the `Detection`; `strangers` are the tensors without a role, by layer.
     """
 
     checkpoint: Checkpoint
@@ -172,7 +170,6 @@ class _Attempt:
     framework: Framework
     named: Named
     roles: dict[str, str] = field(default_factory=dict)
-    counters: dict[str, str] = field(default_factory=dict)
     strangers: dict[str, dict[str, str]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
@@ -198,7 +195,6 @@ class _Attempt:
             config=config,
             origins={name: trait.origin for name, trait in traits.items()},
             roles={role: self.roles[role] for role in expected},
-            counters=self.counters,
             dropped=tuple(self.dropped),
             head=head,
         )
@@ -211,9 +207,7 @@ class _Attempt:
             for parameter, name in parameters.items():
                 canonical_parameter = self.framework.canonical_parameter(of, parameter) if canonical else None
                 role = f"{canonical}.{canonical_parameter}"
-                if canonical and of == "norm" and self.framework.counter and parameter == self.framework.counter:
-                    self.counters[canonical] = name
-                elif canonical_parameter and role not in self.roles:
+                if canonical_parameter and role not in self.roles:
                     self.roles[role] = name
                 elif canonical_parameter:
                     raise self.misfit(f"{quoted(name)} stands for {role} a second time")
@@ -230,7 +224,7 @@ class _Attempt:
 
     def architecture(self) -> DenseNetConfig:
         """The configuration that names and shapes describe, with default traits."""
-        found = {role: self.shape(role, name) for role, name in self.roles.items()}
+        found = {role: self.shape(role, name) for role, name in self.roles.items() if not role.endswith(COUNTER)}
         first = ("stem.conv.weight", "stem.conv1.weight")
         if not any(role in found for role in first):  # so that all else that is missing can be named with it
             found = {first["stem.conv2.weight" in found]: (1, 3, 7, 7), **found}
@@ -266,27 +260,26 @@ class _Attempt:
         for layer in layers(config):
             if layer.kind == "norm" and self.layout.scales:
                 tensors |= {f"{layer.name}{SCALE}.{each}": layer.shapes[each] for each in ("weight", "bias")}
-        return tensors
+        norms = [role.rpartition(".")[0] for role in self.roles if role.endswith(COUNTER)]
+        return {**tensors, **{f"{norm}.{COUNTER}": () for norm in norms if f"{norm}.weight" in tensors}}
 
     def refuse_problems(self, config: DenseNetConfig, expected: Mapping[str, Shape]) -> None:
         """Names every tensor that is missing, unexpected, or of another size or kind, all at once."""
         tensors = self.checkpoint.tensors
         spelled = {
-            self.roles.get(role) or self.spelled(role, config): self.framework.own_shape(_kind_of(role), shape)
+            self.roles.get(role) or self.spelled(role, config): self.framework.native_shape(_kind_of(role), shape)
             for role, shape in expected.items()
         }
         strangers = [name for parameters in self.strangers.values() for name in parameters.values()]
-        strangers += [name for norm, name in self.counters.items() if f"{norm}.weight" not in expected]
         given = {name: tensors[name].shape for name in (*self.roles.values(), *strangers)}
         problems = misfits(given, spelled)
         only_strangers = bool(strangers) and given.keys() - spelled.keys() == set(strangers)
         if only_strangers and config.num_classes is None and self.have_no_kernel(strangers):
             problems.append("what is unexpected may be a head, which --head drop leaves out")
-        counters = [(name, tensors[name]) for name in self.counters.values()]
-        if odd := [name for name, tensor in counters if tensor.shape or tensor.dtype.kind not in "iu"]:
-            problems.append(f"step counters that are no single whole number: {listed(odd)}")
-        weights = [self.roles[role] for role in shapes(config) if role in self.roles]
-        if whole := [name for name in weights if tensors[name].dtype.kind in "iub"]:
+        kinds = {role: tensors[name].dtype.kind for role, name in self.roles.items()}
+        if odd := [self.roles[role] for role, of in kinds.items() if role.endswith(COUNTER) and of not in "iu"]:
+            problems.append(f"step counters that are no whole numbers: {listed(odd)}")
+        if whole := [self.roles[role] for role in shapes(config) if kinds.get(role, "f") in "iub"]:
             problems.append(f"whole numbers where weights should be: {listed(whole)}")
         if problems:
             wrong = [name for name in given.keys() | spelled.keys() if given.get(name) != spelled.get(name)]

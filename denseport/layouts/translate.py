@@ -10,7 +10,7 @@ import numpy as np
 
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.layouts.detect import detect
-from denseport.layouts.frameworks import Framework
+from denseport.layouts.frameworks import COUNTER, Framework
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
@@ -36,7 +36,8 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
             scale, shift = (checkpoint.tensors[found.roles[f"{layer}{SCALE}.{each}"]] for each in ("weight", "bias"))
             tensor = _folded(tensor, scale, shift if parameter == "bias" else None)
         tensors[role] = tensor
-    counters = {norm: checkpoint.tensors[name] for norm, name in found.counters.items()}
+    roles = [(role.rpartition("."), name) for role, name in found.roles.items()]
+    counters = {norm: checkpoint.tensors[name] for (norm, _, parameter), name in roles if parameter == COUNTER}
     return Weights(found.config, tensors, counters or _recorded_counters(checkpoint, found.config))
 
 
