@@ -164,6 +164,13 @@ def _parts_of(values: np.ndarray) -> Callable[[int, int], np.ndarray]:
     return lambda start, stop: flat[start:stop]
 
 
+def largest_difference(a: np.ndarray, b: np.ndarray) -> float | None:
+    """max|a - b| in float64, zero where there are no values; None where either holds NaN or Inf."""
+    with np.errstate(invalid="ignore"):
+        largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))
+    return largest if math.isfinite(largest) else None
+
+
 @cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """The name of a dtype, which numpy puts together anew each time it is asked."""

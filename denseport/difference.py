@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Tensor, largest_difference
 from denseport.errors import LayoutError
 from denseport.source import Source
 
@@ -91,14 +91,8 @@ def _compare(name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     wide = a.read().astype(np.float64), b.read().astype(np.float64)
     if a.dtype != b.dtype and np.array_equal(*wide, equal_nan=True):
         return TensorDifference(name, "dtype", _describe(a), _describe(b))
-    return TensorDifference(name, "values", _describe(a), _describe(b), _largest(*wide))
+    return TensorDifference(name, "values", _describe(a), _describe(b), largest_difference(*wide))
 
 
 def _describe(tensor: Tensor | None) -> str:
     return "" if tensor is None else f"{tensor.dtype} {tensor.shape}"
-
-
-def _largest(a: np.ndarray, b: np.ndarray) -> float | None:
-    with np.errstate(invalid="ignore"):
-        largest = float(np.abs(a - b).max())
-    return largest if np.isfinite(largest) else None

@@ -1,8 +1,9 @@
 """Files under the names that their tensors have there: read, written whole or not at all, and confirmed.
 
 What was written is read back through h5py and safetensors, the libraries by which others will open it, and not through
-this project's own readers: a mistake that a reader and its writer share would pass them. Where Keras looks for a tensor
-is therefore said here a second time, after Keras' own source.
+this project's readers: a mistake that a reader and its writer share would pass them. Where Keras looks for a tensor is
+therefore said here a second time, after Keras' source. A pth file is read by this project: torch would take a second to
+import. The tests hold that reader and its writer to torch.
 """
 
 from __future__ import annotations
@@ -153,9 +154,11 @@ def _found(
     elif format == "keras":
         with _start_in_archive(path, tensors, description) as start:
             yield from _by_h5py(path, partial(_in_keras_3, tensors, NO_STRINGS), metadata, start)
-    else:
+    elif format == "h5":
         places = _in_keras_3 if path.name.endswith(".weights.h5") else _in_legacy
         yield from _by_h5py(path, partial(places, tensors, nesting), metadata)
+    else:
+        raise NotImplementedError(f"nothing reads a written {format} file back")
     if path.is_dir():
         for name, content in description.items():
             yield from _unless_same(name, json.loads((path / name).read_bytes()), content)

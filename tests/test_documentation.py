@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -53,7 +54,40 @@ def test_the_readme_is_two_minutes_long() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 170
 
 
-def test_contributing_names_every_room() -> None:
-    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
-    rooms = [path.parent.name for path in (ROOT / "denseport").glob("*/__init__.py")]
-    assert [room for room in rooms if f"`{room}/`" not in text] == []
+def rooms_of_the_table() -> dict[str, int]:
+    """The row of each room and module in CONTRIBUTING's table, from the top."""
+    text = (
+        (ROOT / ".github" / "CONTRIBUTING.md").read_text().partition("## The rooms")[2].partition("One way through")[0]
+    )
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip("`/ "): n for n, row in enumerate(rows) for name in row.split(",")}
+
+
+def imported(file: Path) -> set[str]:
+    """The rooms of denseport that a file imports, in a function too, but not for types alone."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "denseport":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("denseport."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def test_no_import_points_up() -> None:
+    rows = rooms_of_the_table()
+    package = ROOT / "denseport"
+    upward = []
+    for file in package.rglob("*.py"):
+        room = file.relative_to(package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        assert room in rows, f"CONTRIBUTING's table has no {room}"
+        upward += [
+            f"{file.relative_to(ROOT)} imports {each}" for each in imported(file) if rows.get(each, 99) < rows[room]
+        ]
+    assert upward == []

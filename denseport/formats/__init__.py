@@ -66,7 +66,7 @@ class Format:
     def module(self) -> ModuleType:
         """What reads and writes it: `read(path, shown)` and `write(tensors, metadata, path, shown)`.
 
-        `write` takes the description before the path where there is one.
+        `write` takes the description before the path where there is one, and h5's the inner models behind it.
         """
         return import_module(f"denseport.formats.{self.room}")
 

@@ -25,6 +25,10 @@ EFFECTS = {
     "final_activation": "which lets negative features through to the classifier, or cuts them off",
 }
 
+# The traits by which two nets with the same weights compute something else. Weights are reordered for another order of
+# concatenation, and what follows the logits is not compared.
+COMPARED = tuple(EFFECTS)
+
 Names = Mapping[str, tuple[Template, ...]]
 
 
@@ -157,12 +161,12 @@ class Layout:
     def mismatches(self, config: DenseNetConfig) -> dict[str, str]:
         """A sentence for each trait in which a net of this layout computes something else than `config`.
 
-        Concatenation order is none of them, since weights are reordered for it; nor is what follows the logits.
+        Only those of `COMPARED` count.
         """
         sentences = {}
         for trait, wanted in self.traits_of(config).items():
             value = getattr(config.traits, trait)
             close = trait == "epsilon" and abs(value - wanted) <= EPSILON_ROUNDING
-            if trait not in ("head_activation", "concatenation") and value != wanted and not close:
+            if trait in COMPARED and value != wanted and not close:
                 sentences[trait] = f"layout {self.name} has {trait} {wanted}, this net has {value}, {EFFECTS[trait]}"
         return sentences

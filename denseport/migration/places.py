@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from denseport import atomic as output
+from denseport import atomic
 from denseport.errors import DenseportError, FrameworkMissingError, UsageError, VerificationError, quoted
 from denseport.source import sha256
 
@@ -66,7 +66,7 @@ def fetched(source: str) -> Iterator[Path]:
     if not is_remote(source):
         yield local(source)
         return
-    with output.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
+    with atomic.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
         copy = folder / _file_name(source)
         system, path = _opened(source)
         with _driven(source):
@@ -108,12 +108,12 @@ def replacing(target: str, *, force: bool) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unusable(target, error) from None
-        with output.replacing(path, force=force) as temporary:
+        with atomic.replacing(path, force=force) as temporary:
             yield temporary
         return
     system, remote = _opened(target)
     try:
-        with output.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
+        with atomic.temporary_folder(Path(tempfile.gettempdir()), TEMPORARY) as folder:
             copy = folder / _file_name(target)
             with _driven(target):
                 taken = not force and system.exists(remote)

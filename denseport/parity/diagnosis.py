@@ -9,6 +9,8 @@ from dataclasses import asdict
 
 import numpy as np
 
+from denseport.checkpoint import largest_difference
+from denseport.layouts.spec import COMPARED
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import feeding
 from denseport.parity.comparison import activations
@@ -77,7 +79,7 @@ def explain(tap: Tap, noise: float, a: Side, b: Side) -> Divergence:
             name,
             a.entry(name)[0],
             b.entry(name)[0],
-            _largest(first[name], second[name]),
+            largest_difference(first[name], second[name]),
             _finding(name, first, second),
         )
         for name in fed
@@ -115,18 +117,12 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=True)
 
 
-def _largest(a: np.ndarray, b: np.ndarray) -> float | None:
-    with np.errstate(invalid="ignore"):
-        largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))
-    return largest if math.isfinite(largest) else None
-
-
 def _different_traits(a: DenseNetConfig, b: DenseNetConfig) -> str:
     ours, theirs = asdict(a.traits), asdict(b.traits)
     different = [
         f"{trait} is {ours[trait]} in the first and {theirs[trait]} in the second"
-        for trait in ours
-        if ours[trait] != theirs[trait] and trait not in ("head_activation", "concatenation")
+        for trait in COMPARED
+        if ours[trait] != theirs[trait]
     ]
     return ", ".join(different)
 

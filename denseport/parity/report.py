@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from denseport.errors import VerificationError, listed, quoted
@@ -369,10 +368,6 @@ class ParityReport:
         figures = {**found, "relative_error": self.relative_error, **plain, "training": training}
         finite: dict[str, Any] = _finite(figures)
         return finite
-
-    def about(self, file: Path) -> ParityReport:
-        """The same report under the name that the second file is going to have."""
-        return dataclasses.replace(self, b=dataclasses.replace(self.b, file=str(file)))
 
     @property
     def cause(self) -> Cause:

@@ -45,7 +45,8 @@ def stated(checkpoint: Checkpoint) -> Record:
 def recorded(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint of a library's folder, with what the folder's description says among its metadata.
 
-    How images are prepared is for the description to say, as it is for the library; all else for the metadata.
+    How images are prepared is for the description to say, as it is for the library. What else both say stays as the
+    metadata have it; of traits, `traits.decide` puts the description first all the same.
 
     Raises:
         FormatError: The description says of the images what makes no sense.
