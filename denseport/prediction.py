@@ -142,8 +142,7 @@ def _run(
             allow_tf32=False,
             keras_backend=keras_backend(),
             passes=(run,),
-            images=tuple(each.to_json() for each in sets),
-            training=None,
+            images=tuple(sets),
             folder=str(folder),
         )
         with nullcontext(workers) if workers else Workers() as processes:

@@ -5,13 +5,14 @@ Processes of `denseport.running.child` serve this module.
 
 from __future__ import annotations
 
+import queue
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from denseport import conversion
 from denseport.atomic import temporary_folder
@@ -25,6 +26,8 @@ from denseport.source import sha256
 if TYPE_CHECKING:
     from denseport.parity.report import ParityReport
     from denseport.running.workers import Workers
+
+IDLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,12 @@ class Job:
         )
 
 
-def serve(next_message: Receive, reply: Reply) -> NoReturn:
-    """Answers each job with its result; the frameworks that one job has started are there for those that follow."""
+def serve(next_message: Receive, reply: Reply) -> None:
+    """Answers each job with its result, until none comes for a while; what one has started is there for the next."""
     workers: Workers | None = None
-    with ExitStack() as until_the_end:
+    with ExitStack() as until_the_end, suppress(queue.Empty):
         while True:
-            job = Job.from_dict(next_message())
+            job = Job.from_dict(next_message(timeout=IDLE_SECONDS))
             if workers is None and job.options.get("verify", True):
                 from denseport.running.workers import Workers
 

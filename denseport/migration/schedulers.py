@@ -8,18 +8,15 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from denseport.errors import FrameworkMissingError, UsageError, quoted
 from denseport.migration.jobs import Job
 from denseport.migration.results import Result
-from denseport.running.workers import Process
+from denseport.running.workers import Process, end_gently
 
 ATTEMPTS = 3
-SECONDS_TO_END = 5.0
 SECONDS_TO_CONNECT = 10
-IDLE_SECONDS = 60.0
 ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/]+:\d{1,5}")
 
 
@@ -39,9 +36,7 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def perform(self, job: Job) -> Result:
@@ -66,13 +61,13 @@ class Processes:
                 with self._lock:
                     self._idle.append(process)
                 return Result.from_dict(result)
-            killed, last_words = process.obituary()
+            mistaken, last_words = process.obituary()
             process.end()
             with self._lock:
                 self._every.discard(process)
             if self._ended:
                 raise StoppedError
-            if not killed:
+            if mistaken:
                 break
         return job.failed(f"{job.source}: the process at work on it ended with {last_words}")
 
@@ -81,20 +76,31 @@ class Processes:
         with self._lock:
             self._ended = True
             every, self._every, self._idle = self._every, set(), []
-        for process in every:
-            process.ask_to_end()
-        for process in every:
-            process.end(SECONDS_TO_END)
+        end_gently(every)
+
+    def end_idle(self) -> None:
+        """Ends the processes that have no job."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._every -= set(idle)
+        end_gently(idle)
 
     def _taken(self) -> Process:
         with self._lock:
             if self._ended:
                 raise StoppedError
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                process = self._idle.pop()
+                if process.is_alive():
+                    return process
+                self._every.discard(process)
+                process.end()
             process = Process("denseport.migration.jobs")
             self._every.add(process)
             return process
+
+
+_processes = Processes()  # of a Dask worker
 
 
 def on_this_machine(jobs: Sequence[Job], processes_at_once: int) -> Generator[Result, None, None]:
@@ -164,56 +170,14 @@ def _result(done: Any, job: Job) -> Result:
         return job.failed(f"{job.source}: a worker of the cluster failed: {reason}")
 
 
-class _OfDaskWorker:
-    """The processes of one Dask worker, which stay for the next job, if that comes soon."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._processes: Processes | None = None
-        self._jobs = 0
-        self._timer: threading.Timer | None = None
-
-    def perform(self, job: Job) -> Result:
-        with self._lock:
-            self._stop_timer()
-            self._processes = processes = self._processes or Processes()
-            self._jobs += 1
-        try:
-            return processes.perform(job)
-        finally:
-            with self._lock:
-                self._jobs -= 1
-                if not self._jobs:
-                    # Nobody tells the workers when a client was killed.
-                    self._timer = threading.Timer(IDLE_SECONDS, self.release)
-                    self._timer.daemon = True
-                    self._timer.start()
-
-    def release(self) -> None:
-        """Ends the processes, unless another migration is using them."""
-        with self._lock:
-            if self._jobs:
-                return
-            self._stop_timer()
-            processes, self._processes = self._processes, None
-        if processes is not None:
-            processes.end()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-_of_dask_worker = _OfDaskWorker()
-
-
 def _perform(job: Mapping[str, Any]) -> dict[str, Any]:
-    return _of_dask_worker.perform(Job.from_dict(job)).to_dict()
+    """Does a job in a Dask worker, in a process that stays for the next one."""
+    return _processes.perform(Job.from_dict(job)).to_dict()
 
 
 def _release() -> None:
-    _of_dask_worker.release()
+    """Ends what no other migration is using in a Dask worker. Where nobody tells it to, idle processes end later."""
+    _processes.end_idle()
 
 
 @contextmanager

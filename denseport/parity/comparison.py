@@ -16,6 +16,7 @@ from denseport.parity.report import Comparison, Disagreement, Prediction, Tap, T
 from denseport.parity.sides import Side
 from denseport.running.images import ImageSet
 from denseport.running.request import OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Request
+from denseport.running.training import LEARNING_RATE
 
 TOP = 5
 TRAINING_TOLERANCE = 1e-9
@@ -145,8 +146,8 @@ def _largest_error(reference: Sequence[np.ndarray], other: Sequence[np.ndarray])
 
 def training(requests: Sequence[Request]) -> TrainingReport | None:
     """What training both files showed, or None where it was not asked for."""
-    asked = requests[0].training
-    if asked is None:
+    steps = requests[0].train_steps
+    if not steps:
         return None
     a, b = (_arrays(request.trained) for request in requests)
     gradients = [name for name in a if name.startswith("gradient/")]
@@ -161,7 +162,7 @@ def training(requests: Sequence[Request]) -> TrainingReport | None:
         updated_error = relative_error(a[f"updated/{name}"], b[f"updated/{name}"])
         tensors.append(TrainedTensor(name, None if statistic else gradient_error, updated_error))
     losses = tuple((float(ours), float(theirs)) for ours, theirs in zip(a["losses"], b["losses"], strict=True))
-    return TrainingReport(asked.steps, asked.learning_rate, losses, tuple(tensors), TRAINING_TOLERANCE)
+    return TrainingReport(steps, LEARNING_RATE, losses, tuple(tensors), TRAINING_TOLERANCE)
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:

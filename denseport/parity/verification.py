@@ -20,20 +20,10 @@ from denseport.parity.sides import Side, both_sides
 from denseport.requirements import keras_backend, require_parity
 from denseport.running.images import ImageSet, given, noise, training_shape
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import (
-    BATCH,
-    FILE_TRAITS,
-    OUTPUTS,
-    REFERENCE,
-    ROUNDED_REFERENCE,
-    Pass,
-    Request,
-    Training,
-)
+from denseport.running.request import BATCH, FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Pass, Request
 from denseport.running.workers import Workers, results_folder
 from denseport.source import Source
 
-LEARNING_RATE = 0.01
 PREDICTED_IMAGES = 8
 
 Progress = Callable[[int, int], None]
@@ -154,18 +144,18 @@ def _images(side: Side, options: Comparing) -> tuple[ImageSet, ...]:
 
 
 def _request(
-    side: Side, sides: tuple[Side, Side], images: Sequence[ImageSet], options: Comparing, folder: Path
+    side: Side, sides: tuple[Side, Side], images: tuple[ImageSet, ...], options: Comparing, folder: Path
 ) -> Request:
-    steps, backend = options["train_steps"], options["keras_backend"]
     return Request(
         framework=side.framework,
         device=options["device"],
         allow_tf32=options["allow_tf32"],
-        keras_backend=backend or "",
+        keras_backend=options["keras_backend"] or "",
         passes=tuple(_passes(side, sides, options["exact"])),
-        images=tuple(each.to_json() for each in images),
-        training=Training(steps, LEARNING_RATE, training_shape(sides[0].config)) if steps else None,
+        images=images,
         folder=str(folder),
+        train_steps=options["train_steps"],
+        train_shape=training_shape(sides[0].config),
     )
 
 

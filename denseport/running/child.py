@@ -1,8 +1,8 @@
 """A process of its own for what needs one: `python -P -m denseport.running.child MODULE DESCRIPTOR`.
 
-MODULE has a function `serve(next_message, reply)`, which is called and is to go on for ever. Messages and replies are
-JSON, one a line: messages come on standard input, replies go through DESCRIPTOR, since anything may print on standard
-output.
+MODULE has a function `serve(next_message, reply)`, which is called once; `next_message(timeout=SECONDS)` raises
+`queue.Empty` where none comes. Messages and replies are JSON, one a line: messages come on standard input, replies go
+through DESCRIPTOR, since anything may print on standard output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 Message = dict[str, Any]
-Receive = Callable[[], Message]
+Receive = Callable[..., Message]
 Reply = Callable[[Message], None]
 
 SECONDS_TO_END = 4.0
@@ -33,7 +33,7 @@ OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 def main() -> NoReturn:
-    """Serves until the parent sends SIGTERM, or is gone; what is half done is then removed by whoever began it."""
+    """Serves until the module has enough, or the parent sends SIGTERM or is gone; what is half done is then removed."""
     collect_rarely()
     module, descriptor = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process, and the parent ends this one
@@ -49,6 +49,7 @@ def main() -> NoReturn:
     code = 1
     try:
         import_module(module).serve(messages.get, reply)
+        code = 0
     except SystemExit:
         code = ENDED_BY_SIGTERM
     except BaseException:

@@ -8,6 +8,7 @@ from typing import Any
 
 from denseport.layouts import Detection
 from denseport.net.config import DenseNetConfig
+from denseport.running.images import ImageSet
 
 OUTPUTS = "outputs"
 REFERENCE = "reference"
@@ -57,15 +58,6 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Some steps of plain SGD in float64 on one batch of fixed-seed noise, of a size (*spatial, C) the net can take."""
-
-    steps: int
-    learning_rate: float
-    image_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Request:
     """Everything that one worker does.
 
@@ -75,8 +67,9 @@ class Request:
         allow_tf32: Whether the framework may round to TF32 on its way.
         keras_backend: What Keras runs on.
         passes: The runs, in order.
-        images: What the runs see, each as `ImageSet.to_json` gives it.
-        training: What to train, with the net of the first pass, or None.
+        images: What the runs see.
+        train_steps: How many steps of training follow, with the net of the first pass.
+        train_shape: The shape (*spatial, C) of the images that it is trained on.
         folder: Where results go.
     """
 
@@ -85,9 +78,10 @@ class Request:
     allow_tf32: bool
     keras_backend: str
     passes: tuple[Pass, ...]
-    images: tuple[dict[str, Any], ...]
-    training: Training | None
+    images: tuple[ImageSet, ...]
     folder: str
+    train_steps: int = 0
+    train_shape: tuple[int, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -109,14 +103,12 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        training = vars(self.training) if self.training else None
-        return {**vars(self), "passes": [each.to_json() for each in self.passes], "training": training}
+        lists = {name: [each.to_json() for each in getattr(self, name)] for name in ("passes", "images")}
+        return {**vars(self), **lists}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Request:
         """The request that `to_json` gave the values of."""
-        passes = tuple(map(Pass.from_json, plain["passes"]))
-        training = plain["training"]
-        if training:
-            training = Training(**{**training, "image_shape": tuple(training["image_shape"])})
-        return cls(**{**plain, "passes": passes, "training": training, "images": tuple(plain["images"])})
+        passes, images = map(Pass.from_json, plain["passes"]), map(ImageSet.from_json, plain["images"])
+        tuples = {"passes": tuple(passes), "images": tuple(images), "train_shape": tuple(plain["train_shape"])}
+        return cls(**{**plain, **tuples})

@@ -27,9 +27,8 @@ from denseport.layouts.frameworks import KERAS
 from denseport.net.graph import taps
 from denseport.net.weights import Weights
 from denseport.running.child import Receive, Reply
-from denseport.running.images import ImageSet
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import BATCH, Pass, Request, Training
+from denseport.running.request import BATCH, Pass, Request
 from denseport.running.training import Trained, canonical_arrays, train_keras, train_torch
 
 TAPPED_IMAGES = 2
@@ -51,8 +50,8 @@ def serve(next_message: Receive, reply: Reply) -> NoReturn:
         try:
             for each in request.passes:
                 runner.run(request, each, lambda: reply({"progress": 1}))
-            if request.training:
-                runner.train(request, request.training)
+            if request.train_steps:
+                runner.train(request)
             answer = {
                 "version": runner.version(),
                 "device": runner.device_name(request.device),
@@ -161,7 +160,7 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def trained(self, net: Any, training: Training, device: str) -> Trained:
+    def trained(self, net: Any, steps: int, image_shape: tuple[int, ...], device: str) -> Trained:
         """What some steps of training do to a net."""
 
     def device_name(self, device: str) -> str:
@@ -192,7 +191,7 @@ class Runner(ABC):
         activations: dict[str, np.ndarray] = {}
         # Noise comes in several arrays, whose first images show what others would; a user's images come in one.
         looked_into = 1 if len(request.images) > 1 else TAPPED_IMAGES
-        for n, images in enumerate(map(ImageSet.from_json, request.images)):
+        for n, images in enumerate(request.images):
             batches: list[np.ndarray] = []
             for batch in images.batches(BATCH):
                 tapped = each.tapped and not batches
@@ -209,10 +208,11 @@ class Runner(ABC):
         if each.tapped:
             np.savez(request.taps(each.name), **activations)  # type: ignore[arg-type]
 
-    def train(self, request: Request, training: Training) -> None:
+    def train(self, request: Request) -> None:
         """Writes losses, the first step's gradients and the tensors after the last one, under canonical names."""
         each = replace(request.passes[0], dtype="float64")
-        trained = self.trained(self.net(each, request.device), training, request.device)
+        net = self.net(each, request.device)
+        trained = self.trained(net, request.train_steps, request.train_shape, request.device)
         layout = each.found.layout.reference if each.library else "denseport"
         arrays = {"losses": np.array(trained.losses)}
         for what, native in (("gradient", trained.gradients), ("updated", trained.updated)):
@@ -269,8 +269,8 @@ class _TorchRunner(Runner):
 
         return predict
 
-    def trained(self, net: Any, training: Training, device: str) -> Trained:
-        return train_torch(net, training, device)
+    def trained(self, net: Any, steps: int, image_shape: tuple[int, ...], device: str) -> Trained:
+        return train_torch(net, steps, image_shape, device)
 
 
 class _KerasRunner(Runner):
@@ -312,9 +312,9 @@ class _KerasRunner(Runner):
 
         return predict
 
-    def trained(self, net: Any, training: Training, device: str) -> Trained:
+    def trained(self, net: Any, steps: int, image_shape: tuple[int, ...], device: str) -> Trained:
         with self.on(device):
-            return train_keras(net, training)
+            return train_keras(net, steps, image_shape)
 
     def forget(self) -> None:
         self.keras.backend.clear_session()

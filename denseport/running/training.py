@@ -2,7 +2,7 @@
 
 Plain SGD on one batch in float64, normalisations in training mode. Momentum is 0.1 in PyTorch's words and 0.9 in
 Keras'. PyTorch keeps the unbiased variance of a batch, Keras the biased one: the Keras twin's normalisation corrects
-its own (`denseport.models.keras.layers`), so that the twins agree, while a library's own model shows what it does.
+that (`denseport.models.keras.layers`), so that the twins agree, while a library's model shows what it does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from denseport import layouts
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.metadata import Record
 from denseport.net.config import Traits
-from denseport.running.request import Training
 
-IMAGES, TARGETS = 20180602, 20180603  # seeds
+LEARNING_RATE = 0.01
 BATCH = 4
+IMAGES, TARGETS = 20180602, 20180603  # seeds
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training did, by the framework's own tensor names and axes.
+    """What training did, by the framework's tensor names and axes.
 
     Attributes:
         losses: The loss before each step.
@@ -48,16 +48,16 @@ def noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def train_torch(model: Any, training: Training, device: str) -> Trained:
+def train_torch(model: Any, steps: int, image_shape: tuple[int, ...], device: str) -> Trained:
     """Trains a torch module on the mean squared error of its outputs, which any head can be trained with."""
     import torch
 
     parameters = dict(model.named_parameters())
-    images = torch.from_numpy(noise((BATCH, *training.image_shape), IMAGES)).to(device).movedim(-1, 1).contiguous()
-    optimizer = torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+    images = torch.from_numpy(noise((BATCH, *image_shape), IMAGES)).to(device).movedim(-1, 1).contiguous()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     model.train()
     losses, gradients = [], {}
-    for step in range(training.steps):
+    for step in range(steps):
         optimizer.zero_grad()
         outputs = model(images)
         loss = torch.nn.functional.mse_loss(outputs, torch.from_numpy(noise(tuple(outputs.shape), TARGETS)).to(device))
@@ -75,14 +75,14 @@ def _gradient(parameter: Any) -> np.ndarray:
     return array
 
 
-def train_keras(model: Any, training: Training) -> Trained:
+def train_keras(model: Any, steps: int, image_shape: tuple[int, ...]) -> Trained:
     """Trains a Keras model on TensorFlow like `train_torch` does a torch module."""
     import tensorflow as tf
 
-    images = tf.constant(noise((BATCH, *training.image_shape), IMAGES))
+    images = tf.constant(noise((BATCH, *image_shape), IMAGES))
     names = {id(variable): f"{layer.name}/{variable.name}" for layer in _layers(model) for variable in layer.variables}
     losses, gradients = [], {}
-    for step in range(training.steps):
+    for step in range(steps):
         with tf.GradientTape() as tape:
             outputs = model(images, training=True)
             loss = tf.reduce_mean(tf.square(outputs - noise(tuple(outputs.shape), TARGETS)))
@@ -93,13 +93,13 @@ def train_keras(model: Any, training: Training) -> Trained:
             named = zip(model.trainable_variables, slopes, strict=True)
             gradients = {names[id(variable)]: slope.numpy() for variable, slope in named}
         for value, slope in zip(values, slopes, strict=True):
-            value.assign_sub(training.learning_rate * slope)
+            value.assign_sub(LEARNING_RATE * slope)
     updated = {names[id(variable)]: variable.numpy() for variable in model.variables if id(variable) in names}
     return Trained(losses, gradients, updated)
 
 
 def _layers(model: Any) -> list[Any]:
-    """The layers of a model that have variables of their own, those of models within it too."""
+    """The layers of a model that hold variables, those of models within it too."""
     inner = [_layers(layer) if hasattr(layer, "layers") else [layer] for layer in model.layers]
     return [layer for each in inner for layer in each]
 

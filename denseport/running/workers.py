@@ -10,18 +10,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 from denseport import errors
 from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError, quoted
-from denseport.running.child import ENDED_BY_SIGTERM, Message
+from denseport.running.child import ENDED_BY_SIGTERM, SECONDS_TO_END, Message
 from denseport.running.request import Request
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
@@ -73,14 +73,18 @@ class Process:
                 return reply
         return None
 
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def obituary(self) -> tuple[bool, str]:
-        """Whether the process, which has ended, was killed; and its exit code with the last that it said."""
+        """Whether a mistake, and no signal, has ended the process; and its exit code with the last that it said."""
         code = self._process.wait()
         said = ["it said nothing"]
         with suppress(ValueError):  # closed already
             self._diagnostics.seek(0)
             said = [line for line in self._diagnostics.read().splitlines() if line.strip()] or said
-        return code < 0 or code == ENDED_BY_SIGTERM, f"exit code {code}: {quoted(said[-1], 300)}"
+        return code > 0 and code != ENDED_BY_SIGTERM, f"exit code {code}: {quoted(said[-1], 300)}"
 
     def ask_to_end(self) -> None:
         """Lets the process remove what is half done, and end."""
@@ -99,6 +103,15 @@ class Process:
                     stream.close()
 
 
+def end_gently(processes: Iterable[Process]) -> None:
+    """Lets processes remove what is half done, and kills those that have not ended some seconds later."""
+    every = list(processes)
+    for process in every:
+        process.ask_to_end()
+    for process in every:
+        process.end(SECONDS_TO_END + 1)
+
+
 class Workers:
     """Processes that each hold one framework; within a `with` block, and never beyond it.
 
@@ -112,9 +125,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def start(self, *, device: str, allow_tf32: bool, keras_backend: str) -> None:
