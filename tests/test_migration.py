@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +25,7 @@ from densenets import canonical_weights, checkpoint
 import denseport as library
 from denseport import terminal, text
 from denseport.errors import FormatError, FrameworkMissingError, UsageError
-from denseport.migration import jobs, manifest, migrate, places, results
+from denseport.migration import jobs, manifest, migrate, places, results, schedulers
 from denseport.migration.jobs import Job, perform
 from denseport.migration.results import MigrationReport, Result
 from denseport.net.config import DenseNetConfig
@@ -427,6 +429,21 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     code, said, _ = running.ended()
     assert (code, "converted  24\n" in said) == (0, True), said
     assert len(files(target)) == 24
+
+
+def test_processes_that_ended_while_they_had_nothing_to_do_are_replaced(tmp_path: Path) -> None:
+    jobs_at_once = [job(str(net(tmp_path / f"{n}.pth", n)), str(tmp_path / f"{n}.h5")) for n in range(5)]
+    with schedulers.Processes() as processes, ThreadPoolExecutor(4) as threads:
+        first = list(threads.map(processes.perform, jobs_at_once[:4]))
+        for process in processes._idle:
+            process.ask_to_end()
+            process.obituary()
+        assert [result.status for result in (*first, processes.perform(jobs_at_once[4]))] == ["converted"] * 5
+
+
+def test_a_process_ends_when_no_job_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "IDLE_SECONDS", 0.01)
+    assert jobs.serve(queue.SimpleQueue().get, lambda _: None) is None
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,9 @@ def compared(
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> ParityReport:
-    """As `verify`, of two files that are open, with options out of `checked_comparing`."""
+    """As `verify`, of two files that are open."""
     started = time.perf_counter()
+    options = checked_comparing(options)
     for source in (a, b):
         source.hash_in_background()
     sides = both_sides(a, b, options["against"], same_traits=same_traits, in_float64=_in_float64(options))
