@@ -280,27 +280,29 @@ def _in_keras_3(tensors: Mapping[str, Tensor], nesting: Strings, file: Any) -> S
 
     Source: keras/src/saving/saving_lib.py: _load_state, _load_container_state, H5IOStore.
     """
-    paths: list[str] = []
-    file.visit(paths.append)
-    places = set(paths) - {path.rpartition("/")[0] for path in paths}
+    import h5py
+
+    paths: list[bytes] = []
+    file.id.links.visit(paths.append)
+    places = {path.decode() for path in paths} - {path.rpartition(b"/")[0].decode() for path in paths}
     places.remove("vars")  # those of the model itself, which Keras before 3.6 opens even though there are none
-    counts: Counter[str] = Counter()
+    counts, text = Counter[str](), h5py.string_dtype()
     found: dict[str, str] = {}
     for layer, (kind, names) in _layers(tensors).items():
         path = f"layers/{nesting[layer]}/layers/{kind}" if layer in nesting else f"layers/{kind}"
         group = f"{path}_{counts[path]}/vars" if counts[path] else f"{path}/vars"
         counts[path] += 1
-        if f"{group}/0" in places and _attribute(file, group, "name").item() == layer.encode():
+        if f"{group}/0" in places and _attribute(file, group, "name", text).item() == layer.encode():
             found |= {name: place for n, name in enumerate(names) if (place := f"{group}/{n}") in places}
     return found | {place: place for place in sorted(places - set(found.values()))}
 
 
-def _attribute(file: Any, place: str, name: str) -> np.ndarray:
-    """What h5py finds under an attribute's name; texts are bytes."""
+def _attribute(file: Any, place: str, name: str, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+    """What h5py finds under an attribute's name, as this dtype or else as its own; texts are bytes."""
     import h5py
 
     attribute = h5py.h5a.open(file.id, name.encode(), obj_name=place.encode())
-    values = np.empty(attribute.shape, attribute.dtype)
+    values = np.empty(attribute.shape, dtype or attribute.dtype)
     attribute.read(values)
     return values
 
