@@ -19,7 +19,6 @@ from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
 from denseport.planning import Plan, planned, target_description, target_layout, target_metadata
-from denseport.requirements import keras_backend
 from denseport.source import Source
 
 if TYPE_CHECKING:
@@ -109,7 +108,11 @@ def convert(
         with replacing(plan.target, force=force, files=plan.format.files or None) as temporary:
             weights = _changed(weights, layout, plan)
             if processes is not None:  # the frameworks take seconds to start, in which the file is written
-                _start(processes, plan.options)
+                processes.start(
+                    device=plan.options["device"],
+                    allow_tf32=plan.options["allow_tf32"],
+                    keras_backend=plan.options["keras_backend"] or "",
+                )
             framework, nesting = layout.framework_for(plan.format.framework), layout.nesting(weights.config)
             tensors = layouts.from_canonical(weights, layout, framework)
             metadata = target_metadata(weights, layout, framework, plan)
@@ -135,14 +138,6 @@ def _frameworks(workers: Workers | None, verify: bool) -> AbstractContextManager
     from denseport.running.workers import Workers as Processes
 
     return Processes()
-
-
-def _start(processes: Workers, options: Converting) -> None:
-    processes.start(
-        device=options["device"],
-        allow_tf32=options["allow_tf32"],
-        keras_backend=keras_backend(options["keras_backend"]),
-    )
 
 
 def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
