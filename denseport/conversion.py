@@ -99,35 +99,49 @@ def convert(
         FrameworkMissingError: The outputs are to be compared, and a framework is not installed.
         VerificationError: What was written differs from what was read, or the outputs are too far apart.
     """
-    started = time.perf_counter()
     plan = planned(src, dst, checked(Converting, options), progress)
+    with replacing(Path(plan.target), force=force, files=plan.format.files or None) as temporary:
+        return converted(plan, temporary, progress=progress, workers=workers)
+
+
+def converted(
+    plan: Plan,
+    path: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
+) -> ConversionReport:
+    """As `convert`, but what is written stays at `path`, a file or an empty folder, for the caller to put in place.
+
+    Where a check fails, what is at `path` is not to be used. Messages and the report name the plan's target.
+    """
+    started = time.perf_counter()
     with _frameworks(workers, plan.options["verify"]) as processes, plan.source as source:
         source.hash_in_background()
         weights = source.weights.concatenated("old-first")
         layout, notes = target_layout(weights.config, plan)
-        with replacing(plan.target, force=force, files=plan.format.files or None) as temporary:
-            weights = _changed(weights, layout, plan)
-            if processes is not None:  # the frameworks take seconds to start, in which the file is written
-                processes.start(
-                    device=plan.options["device"],
-                    allow_tf32=plan.options["allow_tf32"],
-                    keras_backend=plan.options["keras_backend"] or "",
-                )
-            framework, nesting = layout.framework_for(plan.format.framework), layout.nesting(weights.config)
-            tensors = layouts.from_canonical(weights, layout, framework)
-            metadata = target_metadata(weights, layout, framework, plan)
-            description, more = target_description(weights.config, layout, metadata, plan)
-            content = (tensors, metadata, temporary, plan.format.name, nesting, plan.target, description)
-            formats.write(*content)
-            with _read_again(plan, layout, temporary) as written:
-                files.confirm(*content, written.checkpoint if written else None)
-                source.check_unchanged()
-                report = _report(weights, layout, [*notes, *more], plan, len(tensors))
-                if processes is not None and written is not None:
-                    report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))
-            report = dataclasses.replace(report, seconds=time.perf_counter() - started)
-            if report.parity:
-                report.parity.raise_if_failed(report)
+        weights = _changed(weights, layout, plan)
+        if processes is not None:  # the frameworks take seconds to start, in which the file is written
+            processes.start(
+                device=plan.options["device"],
+                allow_tf32=plan.options["allow_tf32"],
+                keras_backend=plan.options["keras_backend"] or "",
+            )
+        framework, nesting = layout.framework_for(plan.format.framework), layout.nesting(weights.config)
+        tensors = layouts.from_canonical(weights, layout, framework)
+        metadata = target_metadata(weights, layout, framework, plan)
+        description, more = target_description(weights.config, layout, metadata, plan)
+        content = (tensors, metadata, path, plan.format.name, nesting, plan.target, description)
+        formats.write(*content)
+        with _read_again(plan, layout, path) as written:
+            files.confirm(*content, written.checkpoint if written else None)
+            source.check_unchanged()
+            report = _report(weights, layout, [*notes, *more], plan, len(tensors))
+            if processes is not None and written is not None:
+                report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))
+    report = dataclasses.replace(report, seconds=time.perf_counter() - started)
+    if report.parity:
+        report.parity.raise_if_failed(report)
     return report
 
 

@@ -25,13 +25,13 @@ class Plan:
 
     Attributes:
         source: The file to read, not opened yet.
-        target: The file or folder to write.
+        target: The file or folder to write, or what messages call it.
         format: Its format.
         options: How: everything that `denseport.convert` can be told.
     """
 
     source: Source
-    target: Path
+    target: str | Path
     format: formats.Format
     options: Converting
 
@@ -41,8 +41,11 @@ def planned(
     dst: str | Path | None,
     options: Converting,
     progress: Callable[[int, int], None] | None = None,
+    shown: str | None = None,
 ) -> Plan:
     """The plan of a conversion; a preset is downloaded where it is not in the cache.
+
+    Messages and the report call the source `shown`, where that is given.
 
     Raises:
         UsageError: The options contradict each other, or do not say what to write.
@@ -50,7 +53,9 @@ def planned(
         FrameworkMissingError: The outputs are to be compared, and a framework is not installed.
     """
     head = options["head"] if options["classes"] is None else "drop"
-    source = Source.named(src, options["from_layout"], format=options["from_format"], head=head, progress=progress)
+    source = Source.named(
+        src, options["from_layout"], format=options["from_format"], head=head, shown=shown, progress=progress
+    )
     if source.preset is not None and dst is None:
         raise UsageError(f"{source.preset.name}: nothing says where to; give a target file")
     folder = folder_kind(None if dst is None else Path(dst), options["to_format"], options["to_layout"])

@@ -70,6 +70,7 @@ class Source:
         *,
         format: str | None = None,  # noqa: A002 - the option's name
         head: Head = "keep",
+        shown: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
         """A file, or that of a preset, which is downloaded where it is not in the cache.
@@ -78,7 +79,7 @@ class Source:
             DownloadError: The preset cannot be had.
         """
         path, preset = resolve(name, progress=progress)
-        return cls(path, layout, format=format, head=head, preset=preset)
+        return cls(path, layout, format=format, head=head, shown=shown, preset=preset)
 
     def __enter__(self) -> Self:
         checkpoint = descriptions.recorded(formats.read(self.path, self._format, self.shown))

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -457,13 +458,13 @@ def test_a_file_at_which_its_process_always_dies(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, told: str
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, pathlib, signal\nfrom denseport import conversion\nconvert = conversion.convert\n"
-        "def deadly(source, *rest, **options):\n"
-        "    if source.name == 'b.pth':\n"
+        "import os, pathlib, signal\nfrom denseport import conversion\nconverted = conversion.converted\n"
+        "def deadly(plan, *rest, **options):\n"
+        "    if plan.source.path.name == 'b.pth':\n"
         f"        open({str(tmp_path / 'attempts')!r}, 'a').write('x')\n"
         f"        {statement}\n"
-        "    return convert(source, *rest, **options)\n"
-        "conversion.convert = deadly\n"
+        "    return converted(plan, *rest, **options)\n"
+        "conversion.converted = deadly\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     report = plain(source, tmp_path / "target")
@@ -642,6 +643,9 @@ def test_remote_files_are_fetched_and_sent(memory: fsspec.AbstractFileSystem, tm
     memory.pipe_file("/bucket/y.pth", b"no weights")
     broken = perform(job("memory://bucket/y.pth", "memory://bucket/y.h5"), None)
     assert str(broken.error).startswith("memory://bucket/y.pth: starts with no")
+    for target in ("memory://bucket/z.h5", str(tmp_path / "z.h5")):
+        narrow = perform(replace(job(str(local), target), options={"verify": False, "dtype": "bfloat16"}), None)
+        assert str(narrow.error).startswith(f"{target}: ")
     assert sorted(places.files_below("memory://bucket")) == ["deep/x.h5", "x.pth", "y.pth"]
 
 

@@ -19,7 +19,8 @@ from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError
 from denseport.migration import places
 from denseport.migration.results import CONVERTED, FAILED, UNCHANGED, Result
-from denseport.options import needing_verify
+from denseport.options import Converting, checked, needing_verify
+from denseport.planning import Plan, planned
 from denseport.running.child import Receive, Reply
 from denseport.source import sha256
 
@@ -122,7 +123,7 @@ def _performed(job: Job, source: Path, workers: Workers | None) -> Result:
 
 
 def _is_done(job: Job, known: Result, source: Path) -> bool:
-    return known.options_sha256 == job.options_sha256 and known.source_sha256 == sha256(source)
+    return known.options_sha256 == job.options_sha256 and known.source_sha256 == sha256(source, job.source)
 
 
 def _gives(existing: str, job: Job, source: Path) -> bool:
@@ -131,13 +132,17 @@ def _gives(existing: str, job: Job, source: Path) -> bool:
         again = folder / Path(job.name).name
         needless = needing_verify(job.options)
         options = {name: value for name, value in job.options.items() if name not in needless}
-        conversion.convert(source, again, **{**options, "verify": False})
+        conversion.converted(_plan(job, source, {**options, "verify": False}), again)
         return sha256(again) == existing
+
+
+def _plan(job: Job, source: Path, options: Mapping[str, Any]) -> Plan:
+    return replace(planned(source, job.name, checked(Converting, options), shown=job.source), target=job.target)
 
 
 def _converted(job: Job, source: Path, workers: Workers | None, may_replace: bool) -> Result:
     with places.replacing(job.target, force=may_replace) as temporary:
-        report = conversion.convert(source, temporary, **job.options, workers=workers)
+        report = conversion.converted(_plan(job, source, job.options), temporary, workers=workers)
         target_sha256 = sha256(temporary)
     return Result(
         source=job.source,

@@ -58,7 +58,7 @@ def real(place: str) -> str:
 
 @contextmanager
 def fetched(source: str) -> Iterator[Path]:
-    """The file itself, or a copy of a remote one that is gone when the block ends; errors name `source` either way.
+    """The file itself, or a copy of a remote one that is gone when the block ends.
 
     Raises:
         UsageError: It cannot be fetched.
@@ -71,8 +71,7 @@ def fetched(source: str) -> Iterator[Path]:
         system, path = _opened(source)
         with _driven(source):
             system.get_file(path, str(copy))
-        with _naming(source, copy):
-            yield copy
+        yield copy
 
 
 def digest(place: str) -> str | None:
@@ -88,7 +87,7 @@ def digest(place: str) -> str | None:
         if not system.exists(path):
             return None
     with fetched(place) as copy:
-        return sha256(copy)
+        return sha256(copy, place)
 
 
 @contextmanager
@@ -119,8 +118,7 @@ def replacing(target: str, *, force: bool) -> Iterator[Path]:
                 taken = not force and system.exists(remote)
             if taken:
                 raise UsageError(f"{target}: exists already; give --force to replace it, or another name")
-            with _naming(target, copy):
-                yield copy
+            yield copy
             with _driven(target):
                 system.makedirs(system._parent(remote), exist_ok=True)
                 with system.transaction, copy.open("rb") as whole, system.open(remote, "wb") as sent:
@@ -189,16 +187,6 @@ def _driven(place: str) -> Iterator[None]:
         raise
     except Exception as error:  # botocore's and aiohttp's are neither OSError nor each other's
         raise _unusable(place, error) from None
-
-
-@contextmanager
-def _naming(place: str, copy: Path) -> Iterator[None]:
-    """Lets errors name a place in place of its local copy."""
-    try:
-        yield
-    except DenseportError as error:
-        error.args = tuple(str(text).replace(str(copy), place) for text in error.args)
-        raise
 
 
 def _file_name(place: str) -> str:
