@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import denseport
-from denseport import terminal
+from denseport import terminal, text
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
 from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
 from denseport.running.child import collect_rarely
@@ -87,8 +87,6 @@ def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> 
     A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
     With --to-layout timm, DST is a folder that timm opens; with --to-layout keras-hub and no suffix, one for keras_hub.
     """
-    from denseport import text
-
     _check_page(page)
     if page is not None and not options["verify"]:
         raise UsageError("--report is the page of a parity check; leave out --no-verify")
@@ -120,8 +118,6 @@ def migrate(as_json: bool, **options: Any) -> None:
     source, a target and options for each file. Both, and DST_DIR, may be URLs. What became of each file is written to
     DST_DIR/denseport-migration.jsonl: what is done is left alone, and what has failed is tried again.
     """
-    from denseport import text
-
     with terminal.sign_of_life("migrating", files=True) as progress:
         report = denseport.migrate(**options, progress=progress)
     _print(report.to_dict(), as_json, lambda: text.migration(report))
@@ -138,8 +134,6 @@ def migrate(as_json: bool, **options: Any) -> None:
 @click.argument("b", type=PATH)
 def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Run two files, each in its own framework, and compare outputs."""
-    from denseport import text
-
     _check_page(page)
     with terminal.sign_of_life("running both frameworks") as progress:
         report = denseport.verify(**options, progress=progress)
@@ -155,8 +149,6 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 @click.argument("file", type=PATH)
 def inspect(as_json: bool, file: Path, layout: str | None) -> None:
     """Say what a file holds, and whether it can be converted."""
-    from denseport import text
-
     inspection = denseport.inspect(file, layout=layout)
     _print(inspection.to_dict(), as_json, lambda: text.inspection(inspection))
 
@@ -167,8 +159,6 @@ def inspect(as_json: bool, file: Path, layout: str | None) -> None:
 @click.argument("b", type=PATH)
 def diff(as_json: bool, a: Path, b: Path) -> None:
     """Compare two files tensor by tensor, across formats and layouts."""
-    from denseport import text
-
     difference = denseport.diff(a, b)
     _print(difference.to_dict(), as_json, lambda: text.difference(difference))
     if difference.different:
@@ -180,7 +170,6 @@ def diff(as_json: bool, a: Path, b: Path) -> None:
 @click.pass_context
 def layouts(context: click.Context, as_json: bool) -> None:
     """List the known layouts, show one, or derive one from a file."""
-    from denseport import text
     from denseport.layouts import known_layouts
 
     if context.invoked_subcommand:
@@ -223,7 +212,6 @@ def derive(file: Path, output: Path | None, force: bool) -> None:
 @as_json
 def presets(as_json: bool) -> None:
     """List published weights: size, cost, accuracy and licence."""
-    from denseport import text
     from denseport.presets import known
 
     every = known().values()
@@ -256,8 +244,6 @@ def predict(as_json: bool, **options: Any) -> None:
 
     FILE holds the weights, or is the name of a preset. IMAGES are pictures, folders of them, or npz files.
     """
-    from denseport import text
-
     with terminal.sign_of_life("predicting") as progress:
         predictions = denseport.predict(**options, progress=progress)
     report = {"predictions": [prediction.to_dict() for prediction in predictions]}

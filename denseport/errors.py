@@ -1,7 +1,11 @@
-"""What denseport raises: every error names the file, the tensor and the remedy, and knows its exit code."""
+"""What denseport raises, and how names and figures are written for people.
+
+Every error names the file, the tensor and the remedy, and knows its exit code.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -72,3 +76,15 @@ def misfits(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[i
         ],
     }
     return [f"{what} {listed(names, width=200)}" for what, names in found.items() if names]
+
+
+def figure(error: float | None) -> str:
+    """An error as people read it, with two digits; one that is not finite is None in JSON."""
+    if error is None or not math.isfinite(error):
+        return "NaN or Inf"
+    return f"{error:.1e}" if error else "0"
+
+
+def limit(tolerance: float) -> str:
+    """A tolerance as people read it, which is a round figure as a rule."""
+    return figure(tolerance).replace(".0e", "e")

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denseport.errors import listed, quoted
-from denseport.parity.report import figure
+from denseport.errors import figure, listed, quoted
 from denseport.terminal import Part, Row, Table
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from xml.etree.ElementTree import Element
 
+from denseport.errors import figure, limit
 from denseport.page.html import code, count, document, element, prose, sentence, share, sides
 from denseport.page.sections import sections
-from denseport.parity.report import ParityReport, figure, limit
+from denseport.parity.report import ParityReport
 
 
 def page(report: ParityReport) -> str:

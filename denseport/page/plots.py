@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from denseport.errors import quoted
+from denseport.errors import figure, limit, quoted
 from denseport.page.html import count, element, prose, scrolling, sides
-from denseport.parity.report import Histogram, ParityReport, Tap, figure, limit
+from denseport.parity.report import Histogram, ParityReport, Tap
 
 # The plot of errors in pixels, and its margins; EDGE is the room for zero and for NaN beside the logarithmic part.
 WIDTH, HEIGHT = 1040.0, 420.0

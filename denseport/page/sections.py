@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from xml.etree.ElementTree import Element
 
-from denseport.errors import quoted
+from denseport.errors import figure, quoted
 from denseport.page.html import (
     NONE,
     Cell,
@@ -25,7 +25,7 @@ from denseport.page.html import (
     table,
 )
 from denseport.page.plots import error_plot, histogram_plots, noise
-from denseport.parity.report import Comparison, ParityReport, Prediction, figure
+from denseport.parity.report import Comparison, ParityReport, Prediction
 
 WORST_TAPS, WORST_TENSORS = 3, 10
 DISAGREEMENTS, PREDICTIONS = 50, 12

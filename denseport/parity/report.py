@@ -8,23 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from denseport.errors import VerificationError, listed, quoted
+from denseport.errors import VerificationError, figure, limit, listed, quoted
 
 EQUAL = "equal"
 
 Cause = Literal["", "outputs", "rounding", "inside", "training"]
-
-
-def figure(error: float | None) -> str:
-    """An error as people read it, with two digits; one that is not finite is None in JSON."""
-    if error is None or not math.isfinite(error):
-        return "NaN or Inf"
-    return f"{error:.1e}" if error else "0"
-
-
-def limit(tolerance: float) -> str:
-    """A tolerance as people read it, which is a round figure as a rule."""
-    return figure(tolerance).replace(".0e", "e")
 
 
 @dataclass(frozen=True)
