@@ -77,11 +77,11 @@ class Framework:
 
     def canonical_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape in canonical axis order."""
-        return tuple(shape[axis] for axis in self.to_canonical(kind, len(shape)))
+        return shape if len(shape) < 2 else tuple(shape[axis] for axis in self.to_canonical(kind, len(shape)))
 
     def native_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A canonical shape in this framework's axis order."""
-        return tuple(shape[axis] for axis in self.from_canonical(kind, len(shape)))
+        return shape if len(shape) < 2 else tuple(shape[axis] for axis in self.from_canonical(kind, len(shape)))
 
     def to_canonical(self, kind: Kind, rank: int) -> tuple[int, ...]:
         """The axes to transpose by, from this framework's order to the canonical one, for a tensor of that rank."""
@@ -129,7 +129,7 @@ KERAS = Framework(
 
 THEANO = replace(KERAS, name="theano", axes={"conv": "OI*", "dense": "IO"}, flattened="C*", rotated=True)
 
-# Keras 2 keeps its own axes on every backend, but the kernels are Theano's all the same.
+# Keras 2 has its axes on every backend, but the kernels are Theano's all the same.
 KERAS_ON_THEANO = replace(KERAS, rotated=True)
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({"torch": TORCH, "keras": KERAS, "theano": THEANO})

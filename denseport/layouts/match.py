@@ -136,9 +136,6 @@ def match(
     failed: list[MisfitError] = []
     for named in _namings(checkpoint, layout, framework, groups):
         try:
-            known = sum(canonical is not None for canonical in named.values())
-            if known * 2 < len(named):
-                raise MisfitError("", layout, known, len(named))
             return _Attempt(checkpoint, layout, framework, named).detection(groups, described, drop_head)
         except MisfitError as misfit:
             failed.append(misfit)
@@ -175,6 +172,9 @@ class _Attempt:
 
     def detection(self, groups: Groups, described: Mapping[str, Any], drop_head: bool) -> Detection:
         """Roles, then shapes, the architecture, a head of another name, traits, and what is wrong with all that."""
+        stranger = self.misfit("")
+        if stranger.named * 2 < stranger.layers:
+            raise stranger
         self.give_roles(groups)
         self.refuse_impossible_shapes()
         config = self.architecture()

@@ -54,7 +54,7 @@ def known_layouts() -> Mapping[str, Layout]:
 
 
 def find_layout(name: str | Path) -> Layout:
-    """A layout by its name, or from a TOML file of one's own.
+    """A layout by its name, or from a user's TOML file.
 
     Raises:
         LayoutError: Neither is there, or the file is not a valid layout; the message names file, key and line.

@@ -24,7 +24,7 @@ from denseport.net.weights import Weights
 def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
     """The canonical weights of a checkpoint whose layout is known; nothing is read or copied yet.
 
-    Channels keep the order in which the layout's own net concatenates them, which `config.traits` says.
+    Channels keep the order in which the layout's net concatenates them, which `config.traits` says.
     """
     tensors = {}
     for role in shapes(found.config):
