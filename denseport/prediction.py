@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,9 @@ from denseport.preprocessing import Preprocessing
 from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
 from denseport.running.images import ImageSet, given
-from denseport.running.request import BATCH, OUTPUTS, Pass, Request
-from denseport.running.workers import Workers, results_folder
+from denseport.running.request import OUTPUTS, Pass, Request
+from denseport.running.workers import Progress, Workers, results_folder
 from denseport.source import Source
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class RankedClass:
     Attributes:
         index: Its output, counted from 0.
         name: What it is called, or "".
-        probability: Its softmax over all outputs; the sigmoid of its own where the net is one of sigmoids.
+        probability: Its softmax over all outputs; the sigmoid of its logit where the net is one of sigmoids.
     """
 
     index: int
@@ -100,7 +98,7 @@ def predict(
     names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes
     paths = [Path(image) for image in images]
     sets = [given(image, config, preprocess, default)[0] for image in paths]
-    shown = [name for image, own in zip(paths, sets, strict=True) for name in _shown(image, own)]
+    shown = [name for image, images_of in zip(paths, sets, strict=True) for name in _shown(image, images_of)]
     logits = _run(framework, run, sets, device, progress, workers)
     for image, row in zip(shown, logits, strict=True):
         if not np.isfinite(row).all():
@@ -127,14 +125,6 @@ def _run(
     workers: Workers | None,
 ) -> np.ndarray:
     """The logits (N, C) of all images, float32."""
-    total, done = sum(each.batch_count(BATCH) for each in sets), 0
-
-    def one_batch_done() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
     with results_folder() as folder:
         request = Request(
             framework=framework,
@@ -146,9 +136,9 @@ def _run(
             folder=str(folder),
         )
         with nullcontext(workers) if workers else Workers() as processes:
-            processes.run([request], one_batch_done)
+            processes.run([request], progress)
         with np.load(request.outputs(OUTPUTS)) as outputs:
-            return np.concatenate([outputs[str(n)] for n in range(len(sets))])
+            return np.concatenate(list(outputs.values()))
 
 
 def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:

@@ -351,7 +351,6 @@ def test_tensors_are_refused_where_a_loader_does_not_look(fixtures: Path) -> Non
     ("library", "missing", "remedy"),
     [
         ("torchvision", "torchvision", "pip install torchvision"),
-        ("torchvision", "safetensors", "pip install safetensors"),
         ("timm", "timm", "pip install timm"),
         ("monai", "monai", "pip install monai"),
         ("keras-hub", "keras_hub", "pip install keras-hub"),

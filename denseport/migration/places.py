@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -124,7 +123,7 @@ def replacing(target: str, *, force: bool) -> Iterator[Path]:
                 with system.transaction, copy.open("rb") as whole, system.open(remote, "wb") as sent:
                     shutil.copyfileobj(whole, sent)
                 if system.size(remote) != copy.stat().st_size:
-                    raise VerificationError(f"{target}: has not arrived whole; run the migration again")
+                    raise VerificationError(f"{target}: was not uploaded completely; run the migration again")
     except OSError as error:
         raise _unusable(target, error) from None
 
@@ -196,6 +195,6 @@ def _file_name(place: str) -> str:
 
 def _unusable(place: str, error: BaseException) -> UsageError:
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    with contextlib.suppress(ValueError):
-        reason = f"not found: {place}" if isinstance(error, FileNotFoundError) and not error.strerror else reason
+    if isinstance(error, FileNotFoundError) and not error.strerror:
+        reason = f"not found: {place}"
     return UsageError(f"{place}: cannot be used ({quoted(reason, 200)}); check the address and your access to it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -57,9 +56,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "notes": list(self.notes)
-        }
+        return {**vars(self), "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Result:

@@ -109,7 +109,7 @@ def outputs(request: Request) -> dict[str, list[np.ndarray]]:
 
 
 def tap_errors(requests: Sequence[Request], sides: Sequence[Side]) -> tuple[Tap, ...]:
-    """The errors of the activations along the net, in graph order; none where a library ran its own model.
+    """The errors of the activations along the net, in graph order; none where a library ran its model.
 
     The request to torch has the passes in float64, of the first file.
     """

@@ -27,7 +27,7 @@ class Side:
         framework: The framework that runs it.
         config: The net that is run: the file's, without the classifier where that takes no part, under the traits to
             run it with.
-        library: The library whose own model loads it, or None for the twin.
+        library: The library whose model loads it, or None for the twin.
         rounded: The dtype that the weights of both files are rounded to first, the narrower one's, or None.
     """
 
@@ -82,7 +82,7 @@ def both_sides(
     Args:
         a: The reference file.
         b: The other file.
-        against: The libraries whose own models take the twin's place.
+        against: The libraries whose models take the twin's place.
         same_traits: Whether the second file runs under the first one's traits.
         in_float64: Whether something is compared in float64.
 
@@ -109,8 +109,8 @@ def _require_one_architecture(first: Side, second: Side) -> None:
     if a != b:
         raise LayoutError(
             f"{second.source.shown}: is a {b.variant} with {b.num_classes} classes and {b.in_channels} channels, "
-            f"{first.source.shown} a {a.variant} with {a.num_classes} and {a.in_channels}; only equal architectures "
-            "compare"
+            f"{first.source.shown} a {a.variant} with {a.num_classes} and {a.in_channels}; compare two files of one "
+            "architecture"
         )
 
 
@@ -142,8 +142,8 @@ def _with_library(side: Side, libraries: dict[str, str]) -> Side:
 def _traits(a: Side, b: Side, same_traits: bool, in_float64: bool) -> tuple[Traits, Traits]:
     """The traits with which each file runs.
 
-    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a library's own
-    model keeps its own, so that the twin takes that one.
+    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a library's
+    model keeps its epsilon, so that the twin takes that one.
     """
     first, second = a.config.traits, b.config.traits
     if same_traits:

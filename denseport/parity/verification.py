@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,13 +20,11 @@ from denseport.parity.sides import Side, both_sides
 from denseport.requirements import keras_backend, require_parity
 from denseport.running.images import ImageSet, given, noise, training_shape
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import BATCH, FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Pass, Request
-from denseport.running.workers import Workers, results_folder
+from denseport.running.request import FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Pass, Request
+from denseport.running.workers import Progress, Workers, results_folder
 from denseport.source import Source
 
 PREDICTED_IMAGES = 8
-
-Progress = Callable[[int, int], None]
 
 
 def verify(
@@ -123,7 +121,7 @@ def compared(
     with results_folder() as folder:
         requests = [_request(side, sides, images, options, folder) for side in sides]
         with nullcontext(workers) if workers else Workers() as processes:
-            replies = processes.run(requests, _counter(requests, images, progress))
+            replies = processes.run(requests, progress)
         report = _report(sides, requests, replies, images, options, same_traits)
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
@@ -184,19 +182,6 @@ def _passes(side: Side, sides: tuple[Side, Side], exact: bool) -> Iterator[Pass]
 def _pass(name: str, side: Side) -> Pass:
     source = side.source
     return Pass(name, str(source.path), str(source.shown), source.detection, side.file_config)
-
-
-def _counter(requests: Sequence[Request], images: Sequence[ImageSet], progress: Progress | None) -> Callable[[], None]:
-    """Counts the batches that are done in both workers."""
-    batches = sum(each.batch_count(BATCH) for each in images)
-    total = sum(len(images) if each.first_batch else batches for request in requests for each in request.passes)
-    done = iter(range(1, total + 1))
-
-    def one_batch_done() -> None:
-        if progress is not None:
-            progress(next(done, total), total)
-
-    return one_batch_done
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""The libraries whose own DenseNet can take the twin's place: their class and their loader, nothing of denseport's.
+"""The libraries whose DenseNet can take the twin's place: their class and their loader, nothing of denseport's.
 
 A mistake that reader, writer and twin share would not show between two of them; it shows here. A function that loads
 runs inside a framework's process alone. It builds the net by the architecture, and leaves the library's epsilon and
@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from denseport import formats
-from denseport.errors import FrameworkMissingError, LayoutError, UsageError, VerificationError, quoted
+from denseport.errors import DenseportError, FrameworkMissingError, LayoutError, UsageError, VerificationError, quoted
 from denseport.requirements import require_keras, require_torch
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Library:
     Attributes:
         name: What `--against` calls it.
         framework: `torch` or `keras`.
-        module: What must be importable; pip calls it the same, with dashes.
+        module: What must be importable.
         layouts: The layouts whose files it loads; the first is the one to convert to.
         loader: Its net with the weights of a file, by the file, the architecture and the dtype.
         limits: Why its class cannot build an architecture that its layout can name, or "".
@@ -62,7 +62,7 @@ class Library:
             config: Its architecture.
 
         Raises:
-            FrameworkMissingError: The library, its framework, or what it reads the file with is not installed.
+            FrameworkMissingError: The library or its framework is not installed.
             LayoutError: The layout is none of `layouts`, or the library's class cannot build the architecture.
             UsageError: The file's format is none that the library reads, or its tensors are not where it looks.
         """
@@ -70,13 +70,11 @@ class Library:
 
         (require_torch if self.framework == "torch" else require_keras)()
         file, found = checkpoint.path, checkpoint.format
-        needed = [self.module, "safetensors"] if found == "safetensors" else [self.module]
-        if missing := [_distribution(module) for module in needed if find_spec(module) is None]:
-            raise FrameworkMissingError(
-                f"{file}: --against {self.name} needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-            )
+        if find_spec(self.module) is None:
+            missing = self.distribution
+            raise FrameworkMissingError(f"{file}: --against {self.name} needs {missing}: pip install {missing}")
         if layout not in self.layouts:
-            fitting = [own for own in self.layouts if not find_layout(own).cannot_build(config)]
+            fitting = [each for each in self.layouts if not find_layout(each).cannot_build(config)]
             raise LayoutError(
                 f"{file}: has layout {quoted(layout)}, which {self.name} does not load; convert it with --to-layout "
                 f"{(fitting or self.layouts)[0]} first"
@@ -91,10 +89,10 @@ class Library:
                 f"{file}: has its tensors under {quoted(checkpoint.wrapper)}, where {self.name} does not look; convert "
                 "it to another file first"
             )
-        flattened = (
-            "its class averages the map before the classifier, this net flattens it" if config.head_shape else ""
-        )
-        if reason := find_layout(layout).cannot_build(config) or self.limits(config) or flattened:
+        reason = find_layout(layout).cannot_build(config) or self.limits(config)
+        if not reason and config.head_shape:
+            reason = "its class averages the map before the classifier, this net flattens it"
+        if reason:
             raise LayoutError(f"{file}: {self.name} cannot build it: {reason}; choose another --against, or none")
 
     def load(self, file: Path, config: DenseNetConfig, dtype: str, shown: str | Path | None = None) -> Any:
@@ -116,7 +114,9 @@ class Library:
         """
         try:
             return self.loader(file, config, dtype)
-        except _refusals() as error:
+        except DenseportError:
+            raise
+        except Exception as error:  # libraries, torch and Keras have no class in common for what they do not take
             reason = quoted(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
             raise VerificationError(
                 f"{shown or file}: {self.version()} does not load it ({reason}); see what it holds with denseport "
@@ -127,25 +127,12 @@ class Library:
         """The library's name, as pip knows it, and version."""
         from importlib.metadata import version
 
-        return f"{_distribution(self.module)} {version(_distribution(self.module))}"
+        return f"{self.distribution} {version(self.distribution)}"
 
-
-def _distribution(module: str) -> str:
-    return module.replace("_", "-")
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What the loaders of the libraries, of torch and of Keras raise for a file that they do not take."""
-    import pickle
-    import zipfile
-
-    usual = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, AssertionError)
-    broken = (pickle.UnpicklingError, zipfile.BadZipFile)
-    if find_spec("safetensors") is None:
-        return (*usual, *broken)
-    from safetensors import SafetensorError
-
-    return (*usual, *broken, SafetensorError)  # which has no ancestor but Exception
+    @property
+    def distribution(self) -> str:
+        """What pip calls it."""
+        return self.module.replace("_", "-")
 
 
 def load_torchvision(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module:
@@ -210,7 +197,7 @@ def _with_state_dict(net: torch.nn.Module, file: Path, dtype: str) -> torch.nn.M
 
 
 def load_timm(file: Path, config: DenseNetConfig, dtype: str) -> torch.nn.Module:
-    """timm's net of any stem that it has, given any checkpoint that its own loader reads.
+    """timm's net of any stem that it has, given any checkpoint that its loader reads.
 
     Source: timm/models/densenet.py: DenseNet; timm/models/_helpers.py: load_checkpoint.
     """

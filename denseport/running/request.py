@@ -30,7 +30,7 @@ class Pass:
             with.
         dtype: What is computed in.
         rounded: The dtype to round the weights to first, or None.
-        library: The library whose own model is to load the file, or None for the twin.
+        library: The library whose model is to load the file, or None for the twin.
         tapped: Whether the net is looked into on the way.
         first_batch: Whether only the first batch of each image array is run.
     """
@@ -87,6 +87,12 @@ class Request:
     def shown(self) -> str:
         """What the user calls the file that the first pass runs."""
         return self.passes[0].shown
+
+    @property
+    def batch_count(self) -> int:
+        """How many batches of images all passes run in all."""
+        batches = sum(images.batch_count(BATCH) for images in self.images)
+        return sum(len(self.images) if each.first_batch else batches for each in self.passes)
 
     def outputs(self, name: str) -> Path:
         """Where the outputs (N, C) of a pass go: an npz with one array for each image array, `0`, `1`, ..."""

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,15 +131,9 @@ BACKENDS: Mapping[str, Callable[[bool], Backend]] = {"torch": _torch, "tensorflo
 
 
 class Runner(ABC):
-    """One framework in one process, deterministic where its backend can be.
-
-    Attributes:
-        backend: What it computes on.
-        without_cuda: What to say and do where that sees no CUDA device.
-    """
+    """One framework in one process, deterministic where the `backend` that it computes on can be."""
 
     backend: Backend
-    without_cuda: str
 
     @abstractmethod
     def version(self) -> str:
@@ -168,14 +163,17 @@ class Runner(ABC):
         return device if device == "cpu" else f"{device} ({self.backend.gpu_name(_index(device))})"
 
     def net(self, each: Pass, device: str) -> Any:
-        """The net of a pass: the twin with the file's weights, or the library's own model.
+        """The net of a pass: the twin with the file's weights, or the library's model.
 
         Raises:
             UsageError: The framework cannot use the device.
             VerificationError: The library refuses the file.
         """
         if device != "cpu" and not self.backend.has_cuda:
-            raise UsageError(f"--device {device}: {self.without_cuda}")
+            raise UsageError(
+                f"--device {device}: {self.version()} sees no CUDA device; install a build for CUDA, for example "
+                "tensorflow[and-cuda], or give --device cpu"
+            )
         with self.on(device):
             if each.library:
                 return LIBRARIES[each.library].load(Path(each.file), each.config, each.dtype, each.shown)
@@ -226,8 +224,6 @@ class Runner(ABC):
 
 
 class _TorchRunner(Runner):
-    without_cuda = "this torch sees no CUDA device; install a CUDA build, or --device cpu"
-
     def __init__(self, allow_tf32: bool) -> None:
         import torch
 
@@ -248,24 +244,20 @@ class _TorchRunner(Runner):
         return super().net(each, device).to(device)
 
     def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
-        activations: Activations = {}
+        def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
+            activations: Activations = {}
 
-        def keep(tap: str) -> Callable[..., None]:
-            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            def keep(tap: str, _module: Any, _inputs: Any, output: Any) -> None:
                 activations[tap] = np.moveaxis(output.cpu().numpy(), 1, -1)
 
-            return hook
-
-        def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
-            activations.clear()
             looked_at = places.items() if tapped else ()
-            hooks = [net.get_submodule(layer).register_forward_hook(keep(tap)) for tap, layer in looked_at]
+            hooks = [net.get_submodule(layer).register_forward_hook(partial(keep, tap)) for tap, layer in looked_at]
             channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1), dtype)
             with self.torch.inference_mode():
-                logits: np.ndarray = net(self.torch.from_numpy(channels_first).to(device)).cpu().numpy()
+                logits = net(self.torch.from_numpy(channels_first).to(device)).cpu().numpy()
             for hook in hooks:
                 hook.remove()
-            return logits, dict(activations)
+            return logits, activations
 
         return predict
 
@@ -279,10 +271,6 @@ class _KerasRunner(Runner):
 
         self.keras, self.backend_name = keras, keras.backend.backend()
         self.backend = BACKENDS[self.backend_name](allow_tf32)
-        self.without_cuda = (
-            f"Keras on {self.backend_name} sees no GPU; install one that does, for example tensorflow[and-cuda], or "
-            "give --device cpu"
-        )
 
     def version(self) -> str:
         return f"keras {self.keras.__version__} on {self.backend_name} {import_module(self.backend_name).__version__}"
@@ -301,14 +289,15 @@ class _KerasRunner(Runner):
     def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
         inside = [net.get_layer(layer).output for layer in places.values()]
         looking = self.keras.Model(net.inputs, [*inside, net.output]) if places else net
+        to_numpy = self.keras.ops.convert_to_numpy
 
         def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
             images = images.astype(dtype, copy=False)
             with self.on(device):
                 if not (tapped and places):
-                    return self._array(net(images, training=False)), {}
+                    return to_numpy(net(images, training=False)), {}
                 *seen, logits = looking(images, training=False)
-            return self._array(logits), dict(zip(places, map(self._array, seen), strict=True))
+            return to_numpy(logits), dict(zip(places, map(to_numpy, seen), strict=True))
 
         return predict
 
@@ -319,10 +308,6 @@ class _KerasRunner(Runner):
     def forget(self) -> None:
         self.keras.backend.clear_session()
         super().forget()
-
-    def _array(self, tensor: Any) -> np.ndarray:
-        array: np.ndarray = self.keras.ops.convert_to_numpy(tensor)
-        return array
 
 
 RUNNERS: Mapping[str, Callable[[bool], Runner]] = {"torch": _TorchRunner, "keras": _KerasRunner}

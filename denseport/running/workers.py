@@ -27,7 +27,7 @@ from denseport.running.request import Request
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 FRAMEWORKS = ("keras", "torch")
 
-Progress = Callable[[], None]
+Progress = Callable[[int, int], None]
 
 
 class Process:
@@ -133,18 +133,25 @@ class Workers:
         for framework in FRAMEWORKS:
             self._worker(framework, device, allow_tf32, keras_backend)
 
-    def run(self, requests: Sequence[Request], one_batch_done: Progress) -> list[Message]:
-        """Runs each request in a process of its own, all at once, and returns their last replies.
+    def run(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Message]:
+        """Runs the requests, each in another process and all at once, and returns their last replies.
 
         Args:
             requests: One a framework; the device `auto` becomes `cuda` where every framework can use it, else `cpu`.
-            one_batch_done: Is called from threads of this function's own.
+            progress: Is called with the number of batches that are done, and of all batches, from another thread.
 
         Raises:
             DenseportError: What a worker raised.
             VerificationError: A worker ended without a reply.
         """
         device, done = requests[0].device, False
+        total = sum(request.batch_count for request in requests)
+        counted = iter(range(1, total + 1))
+
+        def one_batch_done() -> None:
+            if progress is not None:
+                progress(next(counted, total), total)
+
         # After a failure nobody knows what the other worker is at. Ending both ends the threads that read from them.
         with ThreadPoolExecutor(len(requests)) as threads:
             try:
@@ -224,7 +231,7 @@ class _Framework:
         """Whether the framework can use a CUDA device, which is the first thing that its process says."""
         return bool(self._reply("")["cuda"])
 
-    def last_reply(self, request: Request, one_batch_done: Progress) -> Message:
+    def last_reply(self, request: Request, one_batch_done: Callable[[], None]) -> Message:
         """The reply that ends the work on a request; progress on the way is passed on.
 
         Raises:
