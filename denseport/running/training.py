@@ -64,15 +64,10 @@ def train_torch(model: Any, steps: int, image_shape: tuple[int, ...], device: st
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.item())
         if step == 0:
-            gradients = {name: _gradient(parameter) for name, parameter in parameters.items()}
+            gradients = {name: parameter.grad.cpu().numpy().copy() for name, parameter in parameters.items()}
         optimizer.step()
     updated = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     return Trained(losses, gradients, updated)
-
-
-def _gradient(parameter: Any) -> np.ndarray:
-    array: np.ndarray = parameter.grad.cpu().numpy().copy()
-    return array
 
 
 def train_keras(model: Any, steps: int, image_shape: tuple[int, ...]) -> Trained:
