@@ -67,7 +67,7 @@ def _click_option(option: Option) -> Callable[[Command], Command]:
 def cli() -> None:
     """Carry DenseNet weights between PyTorch and Keras, with proof that both compute the same.
 
-    Exit status: 0 done, 1 tensors or outputs differ, 2 unusable input or options.
+    Exit status: 0 done; 1 tensors or outputs differ, or not every file could be migrated; 2 unusable input or options.
     """
 
 
@@ -82,7 +82,7 @@ def cli() -> None:
 def convert(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> None:
     """Convert a file of weights, and check that both frameworks agree.
 
-    SRC is a file, or the name of a preset, which is downloaded where it is not in the cache.
+    SRC is a file, a folder of timm's or keras_hub's, or the name of a preset, which is downloaded into the cache.
     Every tensor is read back and compared bit by bit. Without DST, SRC's name gets the suffix of --to.
     A DST that ends in .weights.h5 is written as Keras 3 does, any other .h5 as Keras 1 and 2 did; Keras 3 loads both.
     With --to-layout timm, DST is a folder that timm opens; with --to-layout keras-hub and no suffix, one for keras_hub.

@@ -25,6 +25,7 @@ from denseport.running.libraries import LIBRARIES
 # The layout that is written by default, by the framework that a format is native to.
 DEFAULT_LAYOUT = {"torch": "torchvision", "keras": "keras-applications"}
 TOLERANCE, EXACT_TOLERANCE = 1e-5, 1e-10
+_LAYOUTS = "{torch}, or {keras} for h5 and keras; denseport where these cannot express the net".format(**DEFAULT_LAYOUT)
 _TOLERANCES = f"{TOLERANCE:g}, with --exact {EXACT_TOLERANCE:g}"
 
 Dtype = Literal["keep", "float32", "float16", "bfloat16"]
@@ -135,7 +136,7 @@ class Comparing(TypedDict, total=False):
         Sequence[str],
         Option(
             (),
-            "Let that library's own model load and run its file, in place of denseport's.",
+            "Run the file of that library's framework by the library's model and loader; one for each framework.",
             choices=tuple(LIBRARIES),
             verifies=True,
         ),
@@ -153,7 +154,7 @@ class Writing(TypedDict, total=False):
     from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
     to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
     from_layout: Annotated[LayoutOrFile, _layout("SRC")]
-    to_layout: Annotated[LayoutOrFile, _layout("DST", "{torch}, or {keras} for h5 and keras".format(**DEFAULT_LAYOUT))]
+    to_layout: Annotated[LayoutOrFile, _layout("DST", _LAYOUTS)]
     head: Annotated[Head, Option("keep", "Keep the classifier, or drop it.")]
     classes: Annotated[
         int | None, Option(None, "Replace the classifier by one of N zero outputs.", least=1, most=10**6)

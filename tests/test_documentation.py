@@ -56,9 +56,7 @@ def test_the_readme_is_two_minutes_long() -> None:
 
 def rooms_of_the_table() -> dict[str, int]:
     """The row of each room and module in CONTRIBUTING's table, from the top."""
-    text = (
-        (ROOT / ".github" / "CONTRIBUTING.md").read_text().partition("## The rooms")[2].partition("One way through")[0]
-    )
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text().partition("## The rooms")[2].partition("## How to")[0]
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name.strip("`/ "): n for n, row in enumerate(rows) for name in row.split(",")}
 

@@ -31,9 +31,10 @@ def decide(
 
     1. `file`: the description of the net that stands in the file beside its weights, such as a Keras model's
        configuration (`described`);
-    2. `metadata`: what an earlier conversion wrote into the file's metadata (`recorded`);
-    3. `layout`: what is true of every net of the layout;
-    4. `usual`: nothing says it. The usual value is assumed, and said to be.
+    2. `metadata`: what an earlier conversion wrote into the file's metadata when it wrote this layout (`recorded`);
+    3. `layout`: what the layout says of such a net, its variants included;
+    4. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
+       is stride 1 and no pool.
     """
     usual = {**dataclasses.asdict(Traits()), **({} if config.stem_norm else USUAL_FOR_SMALL_IMAGES)}
     weakest_first: dict[Origin, Mapping[str, Any]] = {
