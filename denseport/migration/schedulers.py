@@ -13,7 +13,8 @@ from typing import Any
 from denseport.errors import FrameworkMissingError, UsageError, quoted
 from denseport.migration.jobs import Job
 from denseport.migration.results import Result
-from denseport.running.workers import Process, end_gently
+from denseport.running.child import SECONDS_TO_END
+from denseport.running.workers import Process
 
 ATTEMPTS = 3
 SECONDS_TO_CONNECT = 10
@@ -76,14 +77,10 @@ class Processes:
         with self._lock:
             self._ended = True
             every, self._every, self._idle = self._every, set(), []
-        end_gently(every)
-
-    def end_idle(self) -> None:
-        """Ends the processes that have no job."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-            self._every -= set(idle)
-        end_gently(idle)
+        for process in every:
+            process.ask_to_end()
+        for process in every:
+            process.end(SECONDS_TO_END + 1)
 
     def _taken(self) -> Process:
         with self._lock:
@@ -155,8 +152,6 @@ def on_cluster(jobs: Sequence[Job], address: str) -> Generator[Result, None, Non
                     yield _result(done, job_of[done.key])
             finally:
                 client.cancel(futures)
-                if client.status == "running":
-                    client.run(_release, on_error="ignore")
 
 
 def _result(done: Any, job: Job) -> Result:
@@ -171,13 +166,8 @@ def _result(done: Any, job: Job) -> Result:
 
 
 def _perform(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Does a job in a Dask worker, in a process that stays for the next one."""
+    """Does a job in a Dask worker, in a process that stays for the next one, and ends when none comes for a while."""
     return _processes.perform(Job.from_dict(job)).to_dict()
-
-
-def _release() -> None:
-    """Ends what no other migration is using in a Dask worker. Where nobody tells it to, idle processes end later."""
-    _processes.end_idle()
 
 
 @contextmanager

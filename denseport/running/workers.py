@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +21,7 @@ from types import MappingProxyType
 from denseport import errors
 from denseport.atomic import temporary_folder
 from denseport.errors import DenseportError, UsageError, VerificationError, quoted
-from denseport.running.child import ENDED_BY_SIGTERM, SECONDS_TO_END, Message
+from denseport.running.child import ENDED_BY_SIGTERM, Message
 from denseport.running.request import Request
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
@@ -87,7 +87,7 @@ class Process:
         return code > 0 and code != ENDED_BY_SIGTERM, f"exit code {code}: {quoted(said[-1], 300)}"
 
     def ask_to_end(self) -> None:
-        """Lets the process remove what is half done, and end."""
+        """Lets the process remove what is half done, within `child.SECONDS_TO_END`, and end."""
         self._process.terminate()
 
     def end(self, patience: float = 0) -> None:
@@ -101,15 +101,6 @@ class Process:
             with suppress(OSError):
                 if stream:
                     stream.close()
-
-
-def end_gently(processes: Iterable[Process]) -> None:
-    """Lets processes remove what is half done, and kills those that have not ended some seconds later."""
-    every = list(processes)
-    for process in every:
-        process.ask_to_end()
-    for process in every:
-        process.end(SECONDS_TO_END + 1)
 
 
 class Workers:
@@ -177,7 +168,7 @@ class Workers:
     def end(self) -> None:
         """Ends every process."""
         while self._running:
-            self._running.popitem()[1].process.end()
+            self._running.popitem()[1].end()
 
     def _worker(self, framework: str, device: str, allow_tf32: bool, keras_backend: str) -> _Framework:
         without_gpu, backend = _without_gpu(device), keras_backend if framework == "keras" else ""
@@ -209,11 +200,10 @@ def _without_gpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")))
 
 
-class _Framework:
+class _Framework(Process):
     """A process that holds a framework."""
 
     def __init__(self, name: str, allow_tf32: bool, without_gpu: bool, keras_backend: str) -> None:
-        self._name = name
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "NVIDIA_TF32_OVERRIDE": "1" if allow_tf32 else "0",
@@ -223,13 +213,14 @@ class _Framework:
             **({"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"} if without_gpu else {}),
             **({"KERAS_BACKEND": keras_backend} if keras_backend else {}),
         }
-        self.process = Process("denseport.running.runners", environment)
-        self.process.tell({"framework": name, "allow_tf32": allow_tf32})
+        super().__init__("denseport.running.runners", environment)
+        self._name = name
+        self.tell({"framework": name, "allow_tf32": allow_tf32})
 
     @cached_property
     def has_cuda(self) -> bool:
         """Whether the framework can use a CUDA device, which is the first thing that its process says."""
-        return bool(self._reply("")["cuda"])
+        return bool(self._answer("")["cuda"])
 
     def last_reply(self, request: Request, one_batch_done: Callable[[], None]) -> Message:
         """The reply that ends the work on a request; progress on the way is passed on.
@@ -238,16 +229,16 @@ class _Framework:
             DenseportError: What the worker raised.
             VerificationError: The process has ended.
         """
-        self.process.tell(request.to_json())
+        self.tell(request.to_json())
         _ = self.has_cuda
-        while "progress" in (reply := self._reply(f"{request.shown}: ")):
+        while "progress" in (reply := self._answer(f"{request.shown}: ")):
             one_batch_done()
         return reply
 
-    def _reply(self, about: str) -> Message:
-        reply = self.process.reply()
+    def _answer(self, about: str) -> Message:
+        reply = self.reply()
         if reply is None:
-            _, last_words = self.process.obituary()
+            _, last_words = self.obituary()
             raise VerificationError(f"{about}{self._name} ended before it had an output, with {last_words}")
         if "error" in reply:
             kind: type[DenseportError] = getattr(errors, reply["kind"], VerificationError)
