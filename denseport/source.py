@@ -150,7 +150,7 @@ class Source:
     def check_unchanged(self) -> None:
         """Raises FormatError where the file has been replaced or written to since it was opened."""
         if _identity(self.path) != self._identity:
-            raise FormatError(f"{self.shown}: changed while it was read; run the conversion again")
+            raise FormatError(f"{self.shown}: changed while it was read; run it again")
 
 
 def sha256(path: Path, shown: str | Path | None = None) -> str:

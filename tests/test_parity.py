@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,21 @@ def test_the_options_of_a_comparison_are_those_of_verify() -> None:
     assert set(inspect.signature(denseport.verify).parameters) == files | {"progress", "workers", "options"}
     with pytest.raises(denseport.UsageError, match="nonsense is no option"):
         denseport.verify("a.pth", "b.h5", nonsense=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["with a reply", "without one"])
+def test_a_file_that_changes_while_it_is_run_is_named(source: Path, tmp_path: Path, ends: bool) -> None:
+    changing = tmp_path / "changing.pth"
+    changing.write_bytes(source.read_bytes())
+
+    class Slow(denseport.Workers):
+        def run(self, *_: Any) -> Any:
+            os.utime(changing, ns=(0, 0))
+            if not ends:
+                raise denseport.VerificationError("torch ended before it had an output")
+
+    with pytest.raises(denseport.FormatError, match=f"{changing}: changed while"):
+        denseport.verify(source, changing, device="cpu", workers=Slow())
 
 
 def test_images_on_whose_class_the_two_disagree_are_listed() -> None:

@@ -69,7 +69,7 @@ def verify(
     Raises:
         FrameworkMissingError: A framework or a library is not installed.
         UsageError: The device, the backend, the inputs or other options cannot be used.
-        FormatError, LayoutError: A file cannot be read, or the two are not the same architecture.
+        FormatError, LayoutError: A file cannot be read, changes meanwhile, or the two are not the same architecture.
         VerificationError: A library refuses its file, or a framework ended without a result.
     """
     chosen = checked_comparing(options)
@@ -120,8 +120,12 @@ def compared(
     images = _images(sides[0], options)
     with results_folder() as folder:
         requests = [_request(side, sides, images, options, folder) for side in sides]
-        with nullcontext(workers) if workers else Workers() as processes:
-            replies = processes.run(requests, progress)
+        try:
+            with nullcontext(workers) if workers else Workers() as processes:
+                replies = processes.run(requests, progress)
+        finally:  # what ran, or could not, may have been another file than the one that was recognised
+            for source in (a, b):
+                source.check_unchanged()
         report = _report(sides, requests, replies, images, options, same_traits)
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
