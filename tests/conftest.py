@@ -71,9 +71,16 @@ def _missing_imports(file: Path) -> list[str]:
     return sorted({name.partition(".")[0] for name in names if not is_installed(name.partition(".")[0])})
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leaves out files that import what is not installed; the summary names them."""
-    if EVERYTHING_IS_THERE or not collection_path.match("test_*.py"):
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out what is not quick where only that is asked for, and files that import what is not installed.
+
+    To collect a file is to import it, and what it imports; the summary names files that lack something.
+    """
+    if not collection_path.match("test_*.py"):
+        return None
+    if config.option.markexpr == "quick" and collection_path.name not in QUICK:
+        return True
+    if EVERYTHING_IS_THERE:
         return None
     if missing := _missing_imports(collection_path):
         _not_collected[collection_path.name] = ", ".join(missing)
@@ -96,11 +103,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"NOT COLLECTED {file}: needs {missing}: pip install -e '.[test]'")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails a quick run in which a framework was imported after all."""
-    if session.config.option.markexpr == "quick" and (found := [name for name in FRAMEWORKS if name in sys.modules]):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"pytest -m quick imported {', '.join(found)}; take the file that does out of QUICK in conftest.py")
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fails the test of a quick run that has imported a framework after all, on a worker of xdist too."""
+    if item.config.option.markexpr == "quick" and (found := [name for name in FRAMEWORKS if name in sys.modules]):
+        pytest.fail(f"imported {', '.join(found)}; take {item.path.name} out of QUICK in conftest.py")
 
 
 @pytest.hookimpl(optionalhook=True)
