@@ -289,6 +289,15 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
+def parent(number: int) -> int | None:
+    """The process that started this one; None where it has ended."""
+    try:
+        status = Path(f"/proc/{number}/status").read_text()
+    except OSError:
+        return None
+    return int(re.findall(r"^PPid:\s*(\d+)$", status, re.MULTILINE)[0])
+
+
 def left_over(mark: str) -> dict[int, str]:
     """What lives 8 seconds later; it is killed."""
     end = time.monotonic() + 8
@@ -318,9 +327,10 @@ class Running:
         self.every.append(self)
 
     def serving(self, module: str) -> set[int]:
-        """The processes that were started to serve a module."""
+        """The processes started to serve a module; a child of theirs has their command line at first."""
         served = f"-m denseport.running.child denseport.{module} "
-        return {number for number, command in marked(self.mark).items() if served in command}
+        found = {number for number, command in marked(self.mark).items() if served in command}
+        return {number for number in found if parent(number) not in found}
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
