@@ -345,6 +345,7 @@ def test_a_detection_says_where_its_traits_come_from() -> None:
 @pytest.mark.parametrize("trait", sorted(TRAIT_NAMES - {"concatenation", "head_activation"}))
 def test_a_mismatch_of_any_trait_says_what_it_does(trait: str) -> None:
     other = {"epsilon": 1e-3, "padding": "same", "stem_stride": 1, "stem_pool": "none", "final_activation": "none"}
+    other |= {"activation": "silu", "transition_activation": "none", "negative_slope": 0.3, "head_pool": "max"}
     sentence = find_layout("torchvision").mismatches(PLAIN.replace(**{trait: other[trait]}))
     assert list(sentence) == [trait]
     assert "layout torchvision has" in sentence[trait]

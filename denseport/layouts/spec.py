@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.template import SCALE, Spelling, Template
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, layers
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
@@ -23,11 +24,20 @@ EFFECTS = {
     "stem_stride": "which changes the size of every map",
     "stem_pool": "which changes the size or the values of every map",
     "final_activation": "which lets negative features through to the classifier, or cuts them off",
+    "activation": "which changes what every layer makes of its input",
+    "transition_activation": "which lets negative features through every transition, or cuts them off",
+    "negative_slope": "which changes what becomes of negative values",
+    "head_pool": "which changes what the classifier sees",
 }
 
 # The traits by which two nets with the same weights compute something else. Weights are reordered for another order of
 # concatenation, and what follows the logits is not compared.
 COMPARED = tuple(EFFECTS)
+
+# What the paper's nets have, and so those of a layout that does not say otherwise.
+PAPERS: Mapping[str, Any] = MappingProxyType(
+    {name: getattr(Traits(), name) for name in ("activation", "transition_activation", "negative_slope", "head_pool")}
+)
 
 Names = Mapping[str, tuple[Template, ...]]
 
@@ -63,7 +73,7 @@ class Layout:
         scales: Canonical normalisation template to the spellings of the scale layer that follows it, folded when read.
         numbered: Class names of layers that have only a class and a number, by kind (`conv`, `norm`, `dense`), and
             perhaps the name of the `stem`'s convolution, the only one with a name; then there are no `names`.
-        traits: What every net of this layout has; a trait that is not named is free.
+        traits: What every net of this layout has; a trait that is not named is free, or one of `PAPERS`.
         variants: Traits that only some of its nets have.
         architecture: Fields of `DenseNetConfig` that are the same in every net of this layout.
         builds: What the layout's library can build, beyond `architecture`; `*` stands for any value but None.
@@ -107,7 +117,7 @@ class Layout:
 
     def traits_of(self, config: DenseNetConfig) -> dict[str, Any]:
         """The traits that the layout gives to a net of an architecture."""
-        traits = dict(self.traits)
+        traits = {**PAPERS, **self.traits}
         for variant in self.variants:
             if all(getattr(config, fact) == value for fact, value in variant.when.items()):
                 traits |= variant.traits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,12 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from denseport.errors import LayoutError, quoted
+
+Activation = Literal[
+    "none", "relu", "relu6", "leaky-relu", "elu", "selu", "gelu", "gelu-tanh", "silu", "mish", "hard-swish", "tanh",
+    "sigmoid", "softplus",
+]  # fmt: skip
+HeadPool = Literal["mean", "max", "mean-max", "max-mean", "average-of-both"]
 
 
 @cache
@@ -31,8 +38,13 @@ class Traits:
             reflected borders) or `none`.
         concatenation: Where a dense layer's new features go: `old-first` appends them, `new-first` prepends them.
         final_activation: `relu` before the global pool, or `none`.
-        head_activation: What the layout's own model applies to the logits (`none`, `softmax`, `sigmoid`). The twins
-            always return logits; this is recorded, not computed.
+        activation: What follows each normalisation of the body.
+        transition_activation: What follows the normalisation of a transition, or `same` as everywhere else.
+        negative_slope: Of `leaky-relu`, whose default is 0.01 in PyTorch, 0.3 in Keras' layer and 0.2 in its function.
+        head_pool: How the last map becomes features: its mean, its maximum, both joined in either order, or the average
+            of both. A flattened map has none; see `DenseNetConfig.head_shape`.
+        head_activation: What the source's own model applies to the logits. The twins always return logits; this is
+            recorded, not computed. Any other activation at the end is one of `DenseNetConfig.head_layers`.
     """
 
     epsilon: float = 1e-5
@@ -41,7 +53,11 @@ class Traits:
     stem_pool: Literal["max", "max-blur", "none"] = "max"
     concatenation: Literal["old-first", "new-first"] = "old-first"
     final_activation: Literal["relu", "none"] = "relu"
-    head_activation: Literal["none", "softmax", "sigmoid"] = "none"
+    activation: Activation = "relu"
+    transition_activation: Literal["same", "none"] = "same"
+    negative_slope: float = 0.01
+    head_pool: HeadPool = "mean"
+    head_activation: Literal["none", "softmax", "sigmoid", "log-softmax"] = "none"
 
     def __post_init__(self) -> None:
         for trait, (type_, choices) in _kinds_of_traits().items():
@@ -50,6 +66,64 @@ class Traits:
                 raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
             if not choices and (isinstance(value, bool) or not isinstance(value, type_) or not 0 < value < 100):
                 raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a net makes of what it is fed, before the stem: channel c is x[order[c]] * scale[c] + offset[c].
+
+    Any chain of rescaling, normalisation, reversal of channels and copies of a grey channel is one of these.
+
+    Attributes:
+        channels: How many channels it is fed.
+        order: Which of those each channel of the stem is made of.
+        scale: What each is multiplied by.
+        offset: What is then added to each.
+    """
+
+    channels: int
+    order: tuple[int, ...]
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.order or not len(self.order) == len(self.scale) == len(self.offset):
+            raise LayoutError("inputs have an order, a scale and an offset for each channel of the stem")
+        if not all(0 <= channel < self.channels for channel in self.order):
+            raise LayoutError(f"inputs are made of channels 0 to {self.channels - 1}, not {quoted(list(self.order))}")
+        if not all(map(math.isfinite, (*self.scale, *self.offset))) or not all(self.scale):
+            raise LayoutError("inputs are scaled by numbers that are neither 0 nor infinite, and shifted by numbers")
+
+    @classmethod
+    def unchanged(cls, channels: int) -> Inputs:
+        """Every channel as it comes."""
+        return cls(channels, tuple(range(channels)), (1.0,) * channels, (0.0,) * channels)
+
+
+@dataclass(frozen=True)
+class HeadLayer:
+    """A layer behind the global pool.
+
+    Attributes:
+        kind: `dense`, `norm` (batch normalisation), `activation`, `unit-norm` (features divided by their Euclidean
+            norm), or `dropout`, which computes nothing and keeps its place, so that those behind it keep their numbers.
+        width: Outputs of a dense layer, else 0.
+        bias: Whether a dense layer has one.
+        activation: Of an activation.
+        negative_slope: Of `leaky-relu`.
+        epsilon: Of a normalisation.
+    """
+
+    kind: Literal["dense", "norm", "activation", "unit-norm", "dropout"]
+    width: int = 0
+    bias: bool = True
+    activation: Activation = "none"
+    negative_slope: float = 0.01
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if (self.kind == "dense") is not (self.width > 0) or not 0 < self.epsilon < 100:
+            raise LayoutError(f"a head has no {self.kind} of width {self.width} and epsilon {self.epsilon}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +145,11 @@ class DenseNetConfig:
         bottleneck_norm: Whether a normalisation and ReLU stand between a layer's 1x1 and 3x3 convolution.
         final_norm: Whether a normalisation follows the last block.
         conv_bias: Whether convolutions have a bias.
-        head_shape: The map's spatial shape where the classifier sees it flattened, or () where it sees the average.
+        head_shape: The map's spatial shape where the classifier sees it flattened, or () where it is pooled.
+        classifier_bias: Whether a classifier that is one dense layer has a bias.
+        head_layers: The layers of a head that is more than one dense layer with or without a bias, else (); the last
+            dense one has `num_classes` outputs.
+        inputs: What the net makes of what it is fed before the stem, or None for nothing.
         traits: What shapes cannot show.
     """
 
@@ -89,6 +167,9 @@ class DenseNetConfig:
     final_norm: bool = True
     conv_bias: bool = False
     head_shape: tuple[int, ...] = ()
+    classifier_bias: bool = True
+    head_layers: tuple[HeadLayer, ...] = ()
+    inputs: Inputs | None = None
     traits: Traits = Traits()
 
     def __post_init__(self) -> None:
@@ -102,6 +183,11 @@ class DenseNetConfig:
                 f"a DenseNet of {len(self.block_config)} blocks has {max(len(self.block_config) - 1, 0)} transitions, "
                 f"not {len(self.transition_widths)}"
             )
+        if self.inputs is not None and len(self.inputs.order) != self.in_channels:
+            raise LayoutError(f"inputs make {len(self.inputs.order)} channels, and the stem takes {self.in_channels}")
+        widths = [layer.width for layer in self.head_layers if layer.width]
+        if self.head_layers and (not widths or widths[-1] != self.num_classes):
+            raise LayoutError(f"the last dense layer of a head has {self.num_classes} outputs, not {widths[-1:]}")
 
     @classmethod
     def bc(
@@ -136,6 +222,11 @@ class DenseNetConfig:
         """Channels after the last block, which the classifier sees."""
         entered = self.transition_widths[-1] if self.transition_widths else self.stem_widths[-1]
         return entered + self.block_config[-1] * self.growth_rate
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of what the net is fed."""
+        return self.inputs.channels if self.inputs else self.in_channels
 
     @property
     def blocks(self) -> int:
@@ -178,7 +269,13 @@ class DenseNetConfig:
         """The architecture's name where it has one (`densenet121`), else its parameters in words."""
         for name, known in VARIANTS.items():
             if self == dataclasses.replace(
-                known, in_channels=self.in_channels, num_classes=self.num_classes, traits=self.traits
+                known,
+                in_channels=self.in_channels,
+                num_classes=self.num_classes,
+                classifier_bias=self.classifier_bias,
+                head_layers=self.head_layers,
+                inputs=self.inputs,
+                traits=self.traits,
             ):
                 return name
         blocks = "-".join(map(str, self.block_config))
@@ -187,7 +284,7 @@ class DenseNetConfig:
 
     def without_head(self) -> DenseNetConfig:
         """The same net without a classifier."""
-        return self.replace(num_classes=None, head_shape=())
+        return self.replace(num_classes=None, head_shape=(), classifier_bias=True, head_layers=())
 
     def replace(self, **changes: Any) -> DenseNetConfig:
         """A copy with other values; names of traits are understood as well."""
@@ -203,7 +300,12 @@ class DenseNetConfig:
     def from_dict(cls, plain: Mapping[str, Any]) -> DenseNetConfig:
         """The configuration that `to_dict` gave the values of, by way of JSON or not."""
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in plain.items()}
-        return cls(**{**values, "traits": Traits(**plain["traits"])})
+        values["traits"] = Traits(**plain["traits"])
+        values["head_layers"] = tuple(HeadLayer(**layer) for layer in plain["head_layers"])
+        if inputs := plain["inputs"]:
+            own = {name: tuple(inputs[name]) for name in ("order", "scale", "offset")}
+            values["inputs"] = Inputs(inputs["channels"], **own)
+        return cls(**values)
 
 
 TRAIT_NAMES = frozenset(field.name for field in dataclasses.fields(Traits))
