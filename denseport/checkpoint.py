@@ -83,7 +83,7 @@ class Checkpoint:
         format: `pth`, `h5`, `safetensors` or `keras`.
         container: The kind and version of the container, in words for a report.
         path: What the file is called in messages, or None where the tensors came from memory.
-        wrapper: Where in the file the tensors were found (`state_dict`, `model_weights`), or "".
+        wrapper: The part of the file whose tensors these are (`model_weights`), or "" where they are all of them.
         others: What else the file holds (`epoch`, `optimizer`), by name.
         backend: The Keras backend that wrote the file, where it says so: on Theano, kernels are rotated by 180 degrees.
         description: What stands beside the weights and describes their net, as plain JSON data; or empty.

@@ -102,6 +102,7 @@ def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection
             return dataclasses.replace(inspection, problem=str(error).removeprefix(f"{path}: "))
         return dataclasses.replace(
             inspection,
+            wrapper=found.wrapper,
             layout=found.layout.name,
             framework=found.framework.name,
             variant=found.config.variant,

@@ -138,7 +138,7 @@ def written(config: DenseNetConfig, path: Path, layout: str = "denseport", **opt
 def require(library: str, file: Path, layout: str = "", config: DenseNetConfig | None = None) -> None:
     with Source(file) as source:
         checkpoint, found = source.checkpoint, source.detection
-        LIBRARIES[library].require(checkpoint, layout or found.layout.name, config or found.config)
+        LIBRARIES[library].require(checkpoint, layout or found.layout.name, config or found.config, found.wrapper)
 
 
 @pytest.fixture(scope="module")

@@ -239,51 +239,36 @@ PLAIN = {
     "storage": torch.zeros(3).untyped_storage(),
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
 }
-WRAPPED: dict[str, tuple[dict[str, Any], str, set[str]]] = {
-    "bare": (WEIGHTS, "", set()),
-    "bare among plain values": (WEIGHTS | PLAIN, "", set(PLAIN)),
-    "state_dict": ({"state_dict": WEIGHTS} | PLAIN, "state_dict", set(PLAIN)),
-    "model_state_dict": (PLAIN | {"model_state_dict": WEIGHTS}, "model_state_dict", set(PLAIN)),
-    "model": ({"model": WEIGHTS}, "model", set()),
-    "net": ({"net": WEIGHTS, "acc": 0.9}, "net", {"acc"}),
-    "an unknown one": ({"ema": WEIGHTS, "best": torch.tensor(0.9)} | PLAIN, "ema", {"best", *PLAIN}),
-    "two known ones": ({"model": {"x": torch.ones(1)}, "state_dict": WEIGHTS}, "state_dict", {"model"}),
-    "a known one without tensors": ({"state_dict": {}, "net": WEIGHTS}, "net", {"state_dict"}),
-    "plain values inside": ({"state_dict": WEIGHTS | {"version": 1}}, "state_dict", {"state_dict.version"}),
+NESTED: dict[str, tuple[Any, dict[str, torch.Tensor], list[str]]] = {
+    "bare": (WEIGHTS, WEIGHTS, []),
+    "bare among plain values": (PLAIN | WEIGHTS, {"optimizer.state.0.exp_avg": torch.ones(2)} | WEIGHTS, [
+        *(name for name in PLAIN if name != "optimizer"), "optimizer.param_groups",
+    ]),
+    "a wrapper": ({"epoch": 3, "net": WEIGHTS}, {f"net.{name}": value for name, value in WEIGHTS.items()}, ["epoch"]),
+    "plain values inside": (
+        {"net": {"version": 1, "a": torch.ones(2)}}, {"net.a": torch.ones(2)}, ["net.version"],
+    ),
     "tensors beside": (
-        {"model": {"a.bias": torch.ones(1)}} | WEIGHTS | {"rng": torch.ones(9)},
-        "model",
-        {*WEIGHTS, "rng"},
+        {"net": {"a": torch.ones(2)}, "b": torch.zeros(3)}, {"net.a": torch.ones(2), "b": torch.zeros(3)}, [],
     ),
-    "two levels": (
-        {"model": {"state_dict": WEIGHTS, "arch": "net"}} | PLAIN,
-        "model.state_dict",
-        {"model.arch", *PLAIN},
-    ),
-    "two levels of which one is unknown": ({"state_dict": {"ema": WEIGHTS}}, "state_dict.ema", set()),
-    "two unknown levels": ({"checkpoint": {"weights": WEIGHTS}, "seed": 1}, "checkpoint.weights", {"seed"}),
-    "two levels beside an optimizer's tensors": (
-        {"optimizer": {"momentum": torch.ones(9)}, "model": {"state_dict": WEIGHTS}},
-        "model.state_dict",
-        {"optimizer"},
-    ),
-    "one level beside two unknown ones": ({"ema": WEIGHTS, "rng": {"cuda": {"0": torch.ones(9)}}}, "ema", {"rng"}),
-}
+    "lists and tuples": ([torch.ones(2), (torch.zeros(3), 1)], {"0": torch.ones(2), "1.0": torch.zeros(3)}, ["1.1"]),
+    "four levels": ({"a": {"b": [{"c": torch.ones(2)}]}}, {"a.b.0.c": torch.ones(2)}, []),
+    "one tensor twice": ({"a": WEIGHTS, "b": WEIGHTS}, {
+        f"{key}.{name}": value for key in "ab" for name, value in WEIGHTS.items()
+    }, []),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("writer", ["zip", "legacy", "pickle protocol 4"])
-@pytest.mark.parametrize("kind", WRAPPED)
-def test_weights_are_found_where_training_scripts_put_them(tmp_path: Path, kind: str, writer: str) -> None:
-    value, wrapper, others = WRAPPED[kind]
+@pytest.mark.parametrize("kind", NESTED)
+def test_every_tensor_is_found_under_its_full_path(tmp_path: Path, kind: str, writer: str) -> None:
+    value, expected, others = NESTED[kind]
     WRITERS[writer](value, tmp_path / "x.pth")
     with pth.read(tmp_path / "x.pth") as checkpoint:
-        assert (checkpoint.wrapper, set(checkpoint.others)) == (wrapper, others)
-        assert checkpoint.format == "pth"
+        assert sorted(checkpoint.others) == sorted(others)
+        assert (checkpoint.format, checkpoint.wrapper) == ("pth", "")
         assert checkpoint.path == tmp_path / "x.pth"
-    found: dict[str, Any] = value
-    for key in filter(None, wrapper.split(".")):
-        found = found[key]
-    assert_equals_torch(tmp_path / "x.pth", {name: item for name, item in found.items() if torch.is_tensor(item)})
+    assert_equals_torch(tmp_path / "x.pth", expected)
 
 
 def legacy(pickles: list[bytes], storages: list[tuple[int, bytes]]) -> bytes:
@@ -386,9 +371,9 @@ def test_the_trained_file_of_others_is_read_as_torch_reads_it() -> None:
     if not path.exists():
         pytest.skip(f"{path} is absent")
     expected = torch.load(path, weights_only=True, map_location="cpu")
-    assert_equals_torch(path, expected["state_dict"])
+    assert_equals_torch(path, {f"state_dict.{name}": tensor for name, tensor in expected["state_dict"].items()})
     with pth.read(path) as checkpoint:
-        assert (checkpoint.wrapper, checkpoint.others, len(checkpoint.tensors)) == ("state_dict", ("epoch",), 596)
+        assert (checkpoint.others, len(checkpoint.tensors)) == (("epoch",), 596)
 
 
 def test_neither_torch_nor_ml_dtypes_is_imported(tmp_path: Path) -> None:

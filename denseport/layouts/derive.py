@@ -85,7 +85,7 @@ def derive(checkpoint: Checkpoint) -> str:
         LayoutError: The file is no DenseNet, or its names have no numbers to go by; the message names the first layer
             that breaks the pattern.
     """
-    *_, (_, originals) = without_prefixes(checkpoint.tensors)
+    *_, (_, _, originals) = without_prefixes(checkpoint.tensors)
     framework = KERAS if all("/" in name for name in originals) else TORCH
     groups = framework.grouped(originals)
     try:

@@ -17,6 +17,8 @@ from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 
+# Where training scripts keep the weights among other things, in the order in which they are looked for.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 
 
@@ -44,10 +46,10 @@ def detect(
         )
     misfits: list[MisfitError] = []
     for candidates in _candidates(checkpoint, layout, recorded):
-        for prefix, originals in without_prefixes(checkpoint.tensors):
+        for wrapper, prefix, originals in without_prefixes(checkpoint.tensors):
             fits, others = _try(checkpoint, candidates, originals, described.traits, head == "drop")
             if fits:
-                return replace(_one(fits, checkpoint), prefix=prefix)
+                return replace(_one(fits, checkpoint), prefix=prefix, wrapper=wrapper or checkpoint.wrapper)
             misfits += others
     raise _no_match(checkpoint, misfits, asked=layout is not None)
 
@@ -124,22 +126,35 @@ def _no_match(checkpoint: Checkpoint, misfits: list[MisfitError], *, asked: bool
     return LayoutError(f"{checkpoint.label}: {message}")
 
 
-def without_prefixes(tensors: Mapping[str, object]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Names to look up and the originals they come from: first as they are, then with ever more prefixes taken off.
+def without_prefixes(tensors: Mapping[str, object]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Where names stand, what was taken off them, and the names to look up with the originals that they come from.
 
-    A prefix counts when every name has it, or every name but those of one layer, a head beside a wrapped body.
+    First as they are, then with ever more prefixes taken off. A prefix counts when every name has it, or every name but
+    those of one layer, a head beside a wrapped body. What stands beside a wrapper is left out.
     """
-    names = {name: name for name in tensors}
-    taken = ""
-    yield taken, names
-    while len(taken) < 100:
-        common = [prefix for prefix in PREFIXES if sum(name.startswith(prefix) for name in names) * 2 > len(names)]
-        if not common:
-            return
-        prefix = common[0]
-        others = {name.rpartition(".")[0] for name in names if not name.startswith(prefix)}
-        stripped = {name.removeprefix(prefix): original for name, original in names.items()}
-        if len(others) > 1 or len(stripped) < len(names):
-            return
-        names, taken = stripped, taken + prefix
-        yield taken, names
+    for place in dict.fromkeys(("", _wrapper(tensors))):
+        names = {name.removeprefix(place): name for name in tensors if name.startswith(place)}
+        wrapper, taken = place.removesuffix("."), ""
+        yield wrapper, taken, names
+        while len(taken) < 100:
+            common = [prefix for prefix in PREFIXES if sum(name.startswith(prefix) for name in names) * 2 > len(names)]
+            if not common:
+                break
+            prefix = common[0]
+            others = {name.rpartition(".")[0] for name in names if not name.startswith(prefix)}
+            stripped = {name.removeprefix(prefix): original for name, original in names.items()}
+            if len(others) > 1 or len(stripped) < len(names):
+                break
+            names, taken = stripped, taken + prefix
+            yield wrapper, taken, names
+
+
+def _wrapper(tensors: Mapping[str, object]) -> str:
+    """The path of the state dict among other things, or "" where none of the known keys stands before a tensor."""
+    place = ""
+    while True:
+        known = (f"{place}{name}." for name in WRAPPERS)
+        found = [path for path in known if any(name.startswith(path) for name in tensors)]
+        if not found:
+            return place
+        place = found[0]

@@ -36,6 +36,7 @@ class Detection:
         roles: Canonical tensor name to the name in the checkpoint, in graph order; scale layers and step counters at
             the end.
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
+        wrapper: Where in the file the tensors stand (`state_dict`, `model_weights`), or "".
         prefix: What stood before the names and was taken off, or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
     """
@@ -46,6 +47,7 @@ class Detection:
     origins: Mapping[str, Origin]
     roles: Mapping[str, str]
     dropped: tuple[str, ...] = ()
+    wrapper: str = ""
     prefix: str = ""
     head: str = ""
 
@@ -83,7 +85,7 @@ class Detection:
         """What a user should know of how the tensors were found."""
         values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
         notes = {
-            f"the tensors stand under {quoted(checkpoint.wrapper)}": checkpoint.wrapper,
+            f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {self.prefix} was taken off": self.prefix,
             f"{quoted(self.head)} was taken for the classifier": self.head,
             f"left out: {listed(self.dropped, 8)}": self.dropped,

@@ -135,7 +135,7 @@ def _with_library(side: Side, libraries: dict[str, str]) -> Side:
         )
     if source.detection.config.num_classes != side.config.num_classes:
         raise UsageError(f"{source.shown}: --against {name} runs all that a file holds; keep the head, or leave it out")
-    LIBRARIES[name].require(source.checkpoint, side.layout, side.config)
+    LIBRARIES[name].require(source.checkpoint, side.layout, side.config, source.detection.wrapper)
     return replace(side, library=name)
 
 

@@ -51,7 +51,7 @@ class Library:
     limits: Callable[[DenseNetConfig], str] = lambda _: ""
     wrappers: tuple[str, ...] = ("",)
 
-    def require(self, checkpoint: Checkpoint, layout: str, config: DenseNetConfig) -> None:
+    def require(self, checkpoint: Checkpoint, layout: str, config: DenseNetConfig, wrapper: str = "") -> None:
         """Checks, without importing anything of it, that the library is there and takes files of this kind.
 
         Whether its loader then takes this file is for `load` to find out.
@@ -60,6 +60,7 @@ class Library:
             checkpoint: The file.
             layout: What finds its layout.
             config: Its architecture.
+            wrapper: Where in the file its tensors stand, or "".
 
         Raises:
             FrameworkMissingError: The library or its framework is not installed.
@@ -84,9 +85,9 @@ class Library:
             raise UsageError(
                 f"{file}: is a {found} file, which {self.name} does not load; convert it with --to {native} first"
             )
-        if self.framework == "torch" and checkpoint.wrapper not in self.wrappers:
+        if self.framework == "torch" and wrapper not in self.wrappers:
             raise UsageError(
-                f"{file}: has its tensors under {quoted(checkpoint.wrapper)}, where {self.name} does not look; convert "
+                f"{file}: has its tensors under {quoted(wrapper)}, where {self.name} does not look; convert "
                 "it to another file first"
             )
         reason = find_layout(layout).cannot_build(config) or self.limits(config)
