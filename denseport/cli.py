@@ -16,7 +16,7 @@ import click
 import denseport
 from denseport import terminal, text
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
-from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Verifying, options_of
+from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Reading, Verifying, options_of
 from denseport.running.child import collect_rarely
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _click_option(option: Option) -> Callable[[Command], Command]:
     kind = option.types[0]
     ranges: dict[type, Any] = {int: click.IntRange, float: click.FloatRange}
     number = kind in ranges and ranges[kind](option.least, option.most)
-    value = {"type": number or (click.Choice(option.choices) if option.choices else str), "multiple": kind is tuple}
+    choice = click.Choice(option.choices) if option.choices else str
+    value = {"type": number or choice, "multiple": kind in (tuple, dict)}
     return click.option(
         option.spelled,
         option.name,
@@ -146,20 +147,21 @@ def verify(as_json: bool, verbose: bool, page: Path | None, **options: Any) -> N
 @cli.command()
 @takes(Inspecting)
 @as_json
-@click.argument("file", type=PATH)
-def inspect(as_json: bool, file: Path, layout: str | None) -> None:
+@click.argument("path", metavar="FILE", type=PATH)
+def inspect(as_json: bool, **options: Any) -> None:
     """Say what a file holds, and whether it can be converted."""
-    inspection = denseport.inspect(file, layout=layout)
+    inspection = denseport.inspect(**options)
     _print(inspection.to_dict(), as_json, lambda: text.inspection(inspection))
 
 
 @cli.command()
+@takes(Reading)
 @as_json
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-def diff(as_json: bool, a: Path, b: Path) -> None:
+def diff(as_json: bool, **options: Any) -> None:
     """Compare two files tensor by tensor, across formats and layouts."""
-    difference = denseport.diff(a, b)
+    difference = denseport.diff(**options)
     _print(difference.to_dict(), as_json, lambda: text.difference(difference))
     if difference.different:
         sys.exit(1)
@@ -193,12 +195,13 @@ def show(name: str) -> None:
 
 
 @layouts.command()
+@takes(Reading)
 @click.option("-o", "--output", type=PATH, metavar="FILE", show_default="stdout", help="Write the layout to this file.")
 @force
 @click.argument("file", type=PATH)
-def derive(file: Path, output: Path | None, force: bool) -> None:
+def derive(file: Path, output: Path | None, force: bool, **options: Any) -> None:
     """Write a layout for a DenseNet whose names no known layout has."""
-    derived = denseport.derive(file)
+    derived = denseport.derive(file, **options)
     if output is None:
         click.echo(derived, nl=False)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ class ConversionReport:
         target_format: Its format; `target_layout` its layout.
         variant: The architecture's name, or its parameters in words.
         config: The architecture with its traits.
+        origins: Whether each trait is `stated`, `shown` or `assumed`.
         tensors: How many tensors were written; each was read back and is equal bit by bit to what the source holds.
         parameters: How many trainable parameters there are.
         dtype: The dtypes that were written.
@@ -55,6 +56,7 @@ class ConversionReport:
     target_layout: str
     variant: str
     config: DenseNetConfig
+    origins: Mapping[str, str]
     tensors: int
     parameters: int
     dtype: str
@@ -187,6 +189,7 @@ def _report(weights: Weights, layout: Layout, notes: list[str], plan: Plan, tens
         target_layout=layout.name,
         variant=weights.config.variant,
         config=weights.config,
+        origins=found.known_as,
         tensors=tensors,
         parameters=parameters(weights.config),
         dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from denseport.checkpoint import Tensor, largest_difference
 from denseport.errors import LayoutError
+from denseport.options import Reading, checked
 from denseport.source import Source
 
 
@@ -57,13 +58,18 @@ class Difference:
         return {"equal": not self.different, **dataclasses.asdict(self)}
 
 
-def diff(a: str | Path, b: str | Path) -> Difference:
+def diff(a: str | Path, b: str | Path, **options: Unpack[Reading]) -> Difference:
     """Compares two files' tensors by their canonical names and axes, or by their own where either fits no layout.
 
+    Args:
+        a: A file; `b` another.
+        options: What is said of both nets: see `denseport.options.Reading`.
+
     Raises:
-        UsageError, FormatError: A file is not there or cannot be read.
+        UsageError, FormatError: A file is not there or cannot be read, or there is no such option.
     """
-    with Source(Path(a)) as first, Source(Path(b)) as second:
+    traits = checked(Reading, options)["traits"]
+    with Source(Path(a), traits=traits) as first, Source(Path(b), traits=traits) as second:
         canonical = _canonical(first), _canonical(second)
         by_layout = all(canonical)
         ours, theirs = canonical if by_layout else (first.checkpoint.tensors, second.checkpoint.tensors)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from denseport.errors import LayoutError
 from denseport.layouts import Suspicion, find_layout
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
+from denseport.options import Inspecting, Reading, checked
 from denseport.source import Source
 
 
@@ -30,6 +32,7 @@ class Inspection:
         framework: Whose parameter names and axes the tensors have, or "".
         variant: The architecture's name, or its parameters in words, or "".
         config: The architecture with its traits, or None.
+        origins: Whether each trait is `stated`, `shown` or `assumed`.
         parameters: How many trainable parameters the architecture has, or None.
         suspicion: Tensors with suspicious values, or None where there is no DenseNet.
         notes: What a user should know of how the tensors were found.
@@ -49,6 +52,7 @@ class Inspection:
     framework: str = ""
     variant: str = ""
     config: DenseNetConfig | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
     suspicion: Suspicion | None = None
     notes: tuple[str, ...] = ()
@@ -59,29 +63,40 @@ class Inspection:
         return dataclasses.asdict(self)
 
 
-def derive(path: str | Path) -> str:
+def derive(path: str | Path, **options: Unpack[Reading]) -> str:
     """The TOML text of a layout that fits a DenseNet whose names no known layout has.
 
+    Args:
+        path: The file.
+        options: What is said of its net: see `denseport.options.Reading`. The layout has the traits.
+
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or there is no such option.
         FormatError: It cannot be read.
         LayoutError: It is no DenseNet; the message names the first layer that breaks the pattern.
     """
     from denseport.layouts.derive import derive as derived
 
+    chosen = checked(Reading, options)
     with Source(Path(path)) as source:
-        return derived(source.checkpoint)
+        return derived(source.checkpoint, chosen["traits"])
 
 
-def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection:
+def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
     """Says what a file holds, and whether `denseport.convert` would take it as it is.
 
+    Args:
+        path: The file.
+        options: Its layout, and what is said of its net: see `denseport.options.Inspecting`.
+
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or there is no such option.
         FormatError: It is broken, hostile, or of no known format.
         LayoutError: There is no such layout.
     """
-    with Source(Path(path), layout) as source:
+    chosen = checked(Inspecting, options)
+    layout = chosen["layout"]
+    with Source(Path(path), layout, traits=chosen["traits"]) as source:
         checkpoint = source.checkpoint
         inspection = Inspection(
             file=str(path),
@@ -107,6 +122,7 @@ def inspect(path: str | Path, *, layout: str | Path | None = None) -> Inspection
             framework=found.framework.name,
             variant=found.config.variant,
             config=found.config,
+            origins=found.known_as,
             parameters=parameters(found.config),
             suspicion=suspicion,
             notes=tuple(found.notes(checkpoint)),

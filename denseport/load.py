@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from denseport import layouts
 from denseport.checkpoint import Tensor, dtype_of
 from denseport.layouts.frameworks import KERAS
 from denseport.net.config import Traits
-from denseport.options import Head
+from denseport.options import Head, Reading, checked
 from denseport.requirements import require_keras, require_torch
 from denseport.source import Source
 
@@ -27,7 +27,7 @@ def load_torch(
     *,
     layout: str | Path | None = None,
     head: Head = "keep",
-    traits: Traits | None = None,
+    traits: Traits | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
 ) -> torch.nn.Module:
@@ -37,7 +37,7 @@ def load_torch(
         path: The file, or the name of a preset, which is downloaded where it is not in the cache.
         layout: Its layout, where it is not to be detected.
         head: `drop` leaves the classifier out; the twin then returns pooled features.
-        traits: Traits to give to the twin instead of those of the file's layout.
+        traits: All traits to give to the twin instead of the file's; or some by name, which are stated of the net.
         dtype: The dtype to compute in.
         rounded: A dtype to round the weights to first, as a file of that dtype would hold them.
 
@@ -49,7 +49,7 @@ def load_torch(
     require_torch()
     from denseport.models import pytorch
 
-    with Source.named(path, layout, head=head) as source:
+    with Source.named(path, layout, head=head, traits=_stated(traits)) as source:
         weights = _weights(source, traits, rounded)
         return pytorch.load(weights.config, _arrays(weights.tensors), dtype=dtype)
 
@@ -59,7 +59,7 @@ def load_keras(
     *,
     layout: str | Path | None = None,
     head: Head = "keep",
-    traits: Traits | None = None,
+    traits: Traits | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
 ) -> keras.Model:
@@ -67,15 +67,19 @@ def load_keras(
     require_keras()
     from denseport.models import keras as twin
 
-    with Source.named(path, layout, head=head) as source:
+    with Source.named(path, layout, head=head, traits=_stated(traits)) as source:
         weights = _weights(source, traits, rounded)
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
         return twin.load(weights.config, _arrays(tensors), dtype=dtype)
 
 
-def _weights(source: Source, traits: Traits | None, rounded: str | None) -> layouts.Weights:
+def _stated(traits: Traits | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return checked(Reading, {"traits": traits if isinstance(traits, Mapping) else {}})["traits"]
+
+
+def _weights(source: Source, traits: Traits | Mapping[str, Any] | None, rounded: str | None) -> layouts.Weights:
     weights = source.weights
-    if traits is not None:
+    if isinstance(traits, Traits):
         weights = weights.concatenated(traits.concatenation)
         weights = replace(weights, config=weights.config.replace(traits=traits))
     return weights if rounded is None else weights.cast(dtype_of(rounded))

@@ -17,7 +17,8 @@ from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from denseport import formats
-from denseport.errors import UsageError, quoted
+from denseport.errors import LayoutError, UsageError, quoted
+from denseport.net.config import trait_values
 from denseport.preprocessing import PREPROCESSING, Preprocessing
 from denseport.requirements import BACKENDS
 from denseport.running.libraries import LIBRARIES
@@ -51,7 +52,8 @@ class Option:
         file_suffix: What its value ends in where it names a file or folder; None where it never does.
         verifies: Whether it asks for something of the comparison of outputs, and means nothing without one.
         name: Its name in Python and in manifests; like `types`, known from its entry in a table.
-        types: What its value can be: first `str`, `int`, `float`, `bool`, `Path`, or `tuple` for a list of names.
+        types: What its value can be: first `str`, `int`, `float`, `bool`, `Path`, `tuple` for a list of names, or
+            `dict` for a table of traits, which may be a list of texts NAME=VALUE as well.
     """
 
     default: Any
@@ -79,8 +81,12 @@ class Option:
         """What its values are, in words."""
         text = f"one of {', '.join(self.choices)}" if self.choices else self.metavar or "a text"
         bounds = f"of {self.least:,} or more" if self.most is None else f"from {self.least:,} to {self.most:,}"
-        words = {bool: "true or false", int: f"a whole number {bounds}", float: f"a number {bounds}"}
-        return {tuple: f"a list of names, each {text}", **words}.get(self.types[0], text)
+        words: dict[type, str] = {bool: "true or false", int: f"a whole number {bounds}", float: f"a number {bounds}"}
+        lists: dict[type, str] = {
+            tuple: f"a list of names, each {text}",
+            dict: f"a table of traits, or a list of {text}",
+        }
+        return {**lists, **words}.get(self.types[0], text)
 
     def accepts(self, value: object) -> bool:
         """Whether it can have this value."""
@@ -91,6 +97,8 @@ class Option:
             return fitting and number >= self.least and (self.most is None or number <= self.most)
         if kind is tuple and isinstance(value, list | tuple):
             return all(isinstance(name, str) and name in self.choices for name in value)
+        if kind is dict and isinstance(value, list | tuple):
+            return all(isinstance(text, str) and "=" in text for text in value)
         if isinstance(value, str) and str in self.types:
             return bool(value in self.choices if self.choices else re.fullmatch(self.pattern or "(?s:.*)", value))
         return isinstance(value, self.types) and isinstance(value, bool) is (kind is bool)
@@ -148,7 +156,22 @@ class Comparing(TypedDict, total=False):
     train_steps: Annotated[int, Option(0, "Compare N steps of training as well.", most=1000, verifies=True)]
 
 
-class Writing(TypedDict, total=False):
+class Reading(TypedDict, total=False):
+    """What a user says of the net in a file that is read."""
+
+    traits: Annotated[
+        Mapping[str, Any],
+        Option(
+            {},
+            "State a trait of the net, such as epsilon=1e-3; the file must not say otherwise.",
+            "as the file states, its weights show, or else its layout has it",
+            metavar="NAME=VALUE",
+            spelling="--trait",
+        ),
+    ]
+
+
+class Writing(Reading, total=False):
     """What a conversion reads, and what it writes."""
 
     from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
@@ -174,14 +197,14 @@ class Converting(Writing, Comparing, total=False):
     """What `denseport.convert` takes, and a row of a manifest."""
 
 
-class Verifying(Comparing, total=False):
-    """What `denseport.verify` takes."""
+class Verifying(Reading, Comparing, total=False):
+    """What `denseport.verify` takes; what is said of the net is said of both files."""
 
     layout_a: Annotated[LayoutOrFile, _layout("A")]
     layout_b: Annotated[LayoutOrFile, _layout("B")]
 
 
-class Inspecting(TypedDict, total=False):
+class Inspecting(Reading, total=False):
     """What `denseport.inspect` takes."""
 
     layout: Annotated[LayoutOrFile, _layout("FILE")]
@@ -226,7 +249,8 @@ def options_of(table: type) -> Mapping[str, Option]:
         hint, option = get_args(annotated)
         members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         choices = get_args(hint) if get_origin(hint) is Literal else option.choices
-        types = tuple({Literal: str, Sequence: tuple}.get(get_origin(member), member) for member in members)
+        origins = {Literal: str, Sequence: tuple, Mapping: dict}
+        types = tuple(origins.get(get_origin(member), member) for member in members)
         metavar = option.metavar or {int: "N", float: "NUMBER"}.get(types[0])
         found[name] = dataclasses.replace(option, name=name, types=types, choices=choices, metavar=metavar)
     return MappingProxyType(found)
@@ -257,8 +281,22 @@ def valid(table: type, given: Mapping[str, Any], where: str = "") -> dict[str, A
         option = known[name]
         if not option.accepts(value):
             raise UsageError(f"{place}{name} must be {option.wanted}, not {_shown(value)}")
-        found[name] = option.types[0](value) if isinstance(value, Path | list) else value
+        if option.types[0] is dict:
+            found[name] = _table(option, value, place)
+        else:
+            found[name] = option.types[0](value) if isinstance(value, Path | list) else value
     return found
+
+
+def _table(option: Option, value: Any, place: str) -> dict[str, Any]:
+    """Traits by name, from a table of them or from texts NAME=VALUE."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else [text.split("=", 1) for text in value]
+    if twice := [name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n])]:
+        raise UsageError(f"{place}{option.spelled} {twice[0]} is given twice; give it once")
+    try:
+        return trait_values(dict(pairs))
+    except LayoutError as error:
+        raise UsageError(f"{place}{option.spelled}: {error}") from None
 
 
 def parsed(table: type, texts: Mapping[str, str], where: str = "") -> dict[str, Any]:
@@ -278,7 +316,7 @@ def _value(option: Option, text: str) -> object:
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return text.split() if kind is tuple else kind(text)
+        return text.split() if kind in (tuple, dict) else kind(text)
     except ValueError:
         return text
 

@@ -54,7 +54,13 @@ def planned(
     """
     head = options["head"] if options["classes"] is None else "drop"
     source = Source.named(
-        src, options["from_layout"], format=options["from_format"], head=head, shown=shown, progress=progress
+        src,
+        options["from_layout"],
+        format=options["from_format"],
+        head=head,
+        traits=options["traits"],
+        shown=shown,
+        progress=progress,
     )
     if source.preset is not None and dst is None:
         raise UsageError(f"{source.preset.name}: nothing says where to; give a target file")

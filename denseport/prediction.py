@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,7 @@ def predict(
     top: int = 5,
     *,
     layout: str | Path | None = None,
+    traits: Mapping[str, Any] | None = None,
     preprocess: str | Preprocessing | None = None,
     classes: str | Path | None = None,
     device: str = "auto",
@@ -70,6 +71,7 @@ def predict(
         framework: What runs the twin; KERAS_BACKEND says what Keras runs on.
         top: How many classes of each image.
         layout: The file's layout, where it is not to be detected.
+        traits: Those of its net that are stated, by name.
         preprocess: How images are prepared. Where None, pictures are prepared as the preset says, or the file's
             metadata, or the file's layout, in this order; arrays are taken as they are.
         classes: The classes' names: `imagenet-1k`, or a text file with one a line; None takes the preset's.
@@ -83,11 +85,12 @@ def predict(
         FrameworkMissingError: The framework is not installed.
         VerificationError: The net gives NaN or Inf.
     """
-    valid(Predicting, {"framework": framework, "top": top, "preprocess": preprocess, "device": device})
+    given_options = {"framework": framework, "top": top, "preprocess": preprocess, "device": device}
+    stated = valid(Predicting, {**given_options, "traits": traits or {}})["traits"]
     if not images:
         raise UsageError("there are no images to predict; give pictures, or a folder of them")
     require_torch() if framework == "torch" else require_keras()
-    with Source.named(file, layout) as source:
+    with Source.named(file, layout, traits=stated) as source:
         run = Pass(OUTPUTS, str(source.path), str(source.shown), source.detection, source.detection.config)
         config, default = run.config, source.preprocessing
         classes = classes or (source.preset.classes if source.preset else None)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from denseport import formats, layouts
 from denseport.background import in_background
@@ -33,6 +33,7 @@ class Source:
         shown: What messages call it.
         preset: The preset whose file it is, or None.
         head: Whether its classifier takes part.
+        traits: Those that the user states of its net.
         checkpoint: Its tensors under the names that they have there, and what else it says.
 
     Raises:
@@ -49,6 +50,7 @@ class Source:
         *,
         format: str | None = None,  # noqa: A002 - the option's name
         head: Head = "keep",
+        traits: Mapping[str, Any] = MappingProxyType({}),
         shown: str | Path | None = None,
         preset: Preset | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Source:
         self.shown = shown or path
         self.preset = preset
         self.head = head
+        self.traits = traits
         self._layout = layout or (preset.layout if preset else None)
         self._format = format
         self._identity = _identity(path)
@@ -70,6 +73,7 @@ class Source:
         *,
         format: str | None = None,  # noqa: A002 - the option's name
         head: Head = "keep",
+        traits: Mapping[str, Any] = MappingProxyType({}),
         shown: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
@@ -79,7 +83,7 @@ class Source:
             DownloadError: The preset cannot be had.
         """
         path, preset = resolve(name, progress=progress)
-        return cls(path, layout, format=format, head=head, shown=shown, preset=preset)
+        return cls(path, layout, format=format, head=head, traits=traits, shown=shown, preset=preset)
 
     def __enter__(self) -> Self:
         checkpoint = descriptions.recorded(formats.read(self.path, self._format, self.shown))
@@ -96,9 +100,9 @@ class Source:
         """Its layout, its architecture, and the role of each tensor.
 
         Raises:
-            LayoutError: No layout fits, or several do.
+            LayoutError: No layout fits, or several do, or `traits` contradict what the file states.
         """
-        return layouts.detect(self.checkpoint, self._layout, head=self.head)
+        return layouts.detect(self.checkpoint, self._layout, head=self.head, traits=self.traits)
 
     @cached_property
     def weights(self) -> layouts.Weights:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denseport.errors import figure, listed, quoted
+from denseport.layouts.traits import told
 from denseport.terminal import Part, Row, Table
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def conversion(report: ConversionReport, every_tap: bool = False) -> list[Part]:
         Row("variant", _variant(report.variant, report.config)),
         Row("from", f"{report.source_layout}, {report.source_format}"),
         Row("to", f"{report.target_layout}, {report.target_format}"),
+        *_traits(vars(report.config.traits), report.origins),
         Row("tensors", f"{report.tensors:,}, read back and equal bit by bit"),
         Row("parameters", f"{report.parameters:,}"),
         Row("dtype", report.dtype),
@@ -42,7 +44,9 @@ def conversion(report: ConversionReport, every_tap: bool = False) -> list[Part]:
 
 def parity(report: ParityReport, every_tap: bool = False) -> list[Part]:
     """Which files were compared, and how far apart they are."""
-    files = [Row(run.framework, f"{run.file} ({run.layout})") for run in (report.a, report.b)]
+    files = []
+    for run in (report.a, report.b):
+        files += [Row(run.framework, f"{run.file} ({run.layout})"), *_traits(run.traits, run.origins)]
     return [*files, *_compared(report, every_tap), Row("time", f"{report.seconds:.1f} s")]
 
 
@@ -75,12 +79,11 @@ def inspection(report: Inspection) -> list[Part]:
     if report.others:
         rows.append(Row("also holds", listed(report.others, 10)))
     if report.config:
-        traits = dataclasses.asdict(report.config.traits)
         rows += [
             Row("layout", report.layout),
             Row("variant", _variant(report.variant, report.config)),
             Row("parameters", f"{report.parameters:,}"),
-            Row("traits", ", ".join(f"{name} {value}" for name, value in traits.items())),
+            *_traits(vars(report.config.traits), report.origins),
         ]
     rows += [Row("metadata", f"{quoted(key)}: {quoted(value)}") for key, value in report.metadata.items()]
     suspicious = dataclasses.asdict(report.suspicion) if report.suspicion else {}
@@ -138,6 +141,10 @@ def layouts(every: Iterable[Layout]) -> list[Part]:
 def _variant(variant: str, config: DenseNetConfig) -> str:
     head = "no classifier" if config.num_classes is None else f"{config.num_classes} classes"
     return f"{variant}, {config.in_channels} input channels, {head}"
+
+
+def _traits(traits: Mapping[str, Any], origins: Mapping[str, str]) -> list[Row]:
+    return [Row(how, line) for how, line in told(traits, origins).items()]
 
 
 def _compared(report: ParityReport, every_tap: bool) -> list[Part]:

@@ -35,6 +35,8 @@ def run(file: str, framework: str, **fields: Any) -> FrameworkRun:
     known = {
         "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0bd822cd15d6c15b0f00a08"[:64],
         "layout": "torchvision" if framework == "torch" else "keras-applications",
+        "traits": vars(CONFIG.traits),
+        "origins": dict.fromkeys(vars(CONFIG.traits), "assumed"),
         "model": "twin",
         "version": "torch 2.14.1+cu130" if framework == "torch" else "keras 3.15.1 on tensorflow 2.21.0",
         "device": "cpu",

@@ -20,7 +20,7 @@ def one_line(text: str) -> bool:
 def test_convert_prints_its_result(denseport: Run, fixtures: Path, tmp_path: Path) -> None:
     done = denseport("convert", "--no-verify", fixtures / "digits-torch.pth", tmp_path / "x.h5")
     assert done.returncode == 0
-    for label in ("variant", "from", "to", "tensors", "parameters", "dtype", "parity", "time", "file"):
+    for label in ("variant", "from", "to", "assumed", "tensors", "parameters", "dtype", "parity", "time", "file"):
         assert f"\n{label}" in f"\n{done.stdout}"
     assert "note: written in layout denseport" in done.stderr
 
@@ -70,6 +70,21 @@ def test_inspect_says_what_a_file_is(denseport: Run, fixtures: Path) -> None:
     report = json.loads(denseport("inspect", "--json", fixtures / "digits-torch-legacy.pth").stdout)
     assert (report["wrapper"], report["layout"], report["problem"]) == ("state_dict", "torchvision", "")
     assert report["others"] == ["epoch"]
+
+
+def test_a_trait_is_stated_on_every_command_that_reads_a_net(denseport: Run, fixtures: Path, tmp_path: Path) -> None:
+    source, target, derived = fixtures / "digits-torch.pth", tmp_path / "x.pth", tmp_path / "mine.toml"
+    traits = ("--trait", "epsilon=0.002", "--trait", "padding=same")
+    done = denseport("convert", "--no-verify", *traits, source, target)
+    assert "\nstated      epsilon 0.002, padding same\nassumed     stem_stride 2, " in done.stdout
+    assert "note: written in layout denseport, since layout torchvision has epsilon 1e-05" in done.stderr
+    shown = denseport("inspect", *traits, source).stdout
+    assert "\nstated       epsilon 0.002, padding same\n" in shown
+    report = json.loads(denseport("inspect", "--json", target).stdout)
+    assert (report["config"]["traits"]["epsilon"], report["origins"]["epsilon"]) == (0.002, "stated")
+    assert denseport("diff", *traits, source, target).returncode == 0
+    assert denseport("layouts", "derive", "--trait", "epsilon=0.002", source, "-o", derived).returncode == 0
+    assert "\nepsilon = 0.002\n" in derived.read_text()
 
 
 def test_layouts_lists_every_layout(denseport: Run) -> None:

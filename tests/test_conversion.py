@@ -425,6 +425,12 @@ def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
     config = {"class_name": "Sequential", "config": layers}
     traits = detect(Checkpoint(spelled, description=config, described_by="keras")).config.traits
     assert (traits.epsilon, traits.padding, traits.final_activation) == (0.001, "same", "none")
+    read = Checkpoint(spelled, path=Path("a.keras"), description=config, described_by="keras")
+    assert detect(read, traits={"epsilon": float(np.float32(1e-3))}).origins["epsilon"] == "file"
+    with pytest.raises(
+        denseport.LayoutError, match=r"a\.keras: states padding same itself, which --trait padding=symm"
+    ):
+        detect(read, traits={"padding": "symmetric"})
 
 
 def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from densenets import SMALL, canonical_weights, equal
+from densenets import CIFAR, SMALL, canonical_weights, equal
 
 from denseport import LayoutError, translate
 from denseport.checkpoint import Checkpoint, Tensor
@@ -318,17 +318,19 @@ def test_both_frameworks_spellings_of_the_canonical_layout_are_told_apart() -> N
 
 
 def test_every_trait_has_its_origin() -> None:
-    """The file's own description goes before recorded metadata, that before the layout, that before the usual value."""
+    """The file's own description goes before the user, metadata, the layout and the usual value, in this order."""
     config = DenseNetConfig()
     layout = find_layout("kuangliu")
-    described, recorded = {"epsilon": 0.1}, {"epsilon": 0.2, "padding": "same"}
-    decided = decide(layout, config, described, recorded)
+    recorded = {"epsilon": 0.2, "padding": "same", "activation": "silu"}
+    stated = {"file": {"epsilon": 0.1}, "option": {"epsilon": 0.1, "activation": "elu"}, "metadata": recorded}
+    decided = decide(layout, config, stated)
     assert decided["epsilon"] == (0.1, "file")
+    assert decided["activation"] == ("elu", "option")
     assert decided["padding"] == ("same", "metadata")
     assert decided["concatenation"] == ("new-first", "layout")
     assert decided["head_activation"] == ("none", "usual")
     assert list(decided) == [field.name for field in dataclasses.fields(Traits)]
-    bare = decide(find_layout("denseport"), config.replace(stem_norm=False), {}, {})
+    bare = decide(find_layout("denseport"), config.replace(stem_norm=False), {})
     assert (bare["stem_stride"], bare["stem_pool"]) == ((1, "usual"), ("none", "usual"))
 
 
@@ -340,6 +342,21 @@ def test_a_detection_says_where_its_traits_come_from() -> None:
     assert found.origins["padding"] == "metadata"
     assert found.assumed == ("epsilon", "stem_stride", "stem_pool", "concatenation", "final_activation")
     assert detect(checkpoint(spelled(PLAIN, "torchvision"))).assumed == ()
+
+
+def test_a_trait_that_the_user_states_goes_before_the_layout_and_tells_two_apart() -> None:
+    read = checkpoint(spelled(PLAIN, "torchvision"))
+    found = detect(read, traits={"epsilon": 1e-3})
+    assert found.config.traits.epsilon == 1e-3
+    assert found.origins["epsilon"] == "option"
+    assert {"epsilon": "stated", "padding": "assumed"}.items() <= found.known_as.items()
+    assert Detection.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    net = DenseNetConfig.bc(4, (2, 2, 2, 2), 8, num_classes=None, **CIFAR)
+    small = checkpoint(spelled(net, "kuangliu"))
+    with pytest.raises(LayoutError, match="matches layouts"):
+        detect(small)
+    for order, layout in (("new-first", "kuangliu"), ("old-first", "bearpaw")):
+        assert detect(small, traits={"concatenation": order}).layout.name == layout
 
 
 @pytest.mark.parametrize("trait", sorted(TRAIT_NAMES - {"concatenation", "head_activation"}))

@@ -37,6 +37,8 @@ from denseport.running.libraries import LIBRARIES
         ({"against": ["timm", "keras-hub"]}, {"against": ("timm", "keras-hub")}),
         ({"tolerance": 0, "classes": None}, {"tolerance": 0, "classes": None}),
         ({"device": "cuda:12"}, {"device": "cuda:12"}),
+        ({"traits": {"epsilon": "1e-3", "stem_stride": 1}}, {"traits": {"epsilon": 1e-3, "stem_stride": 1}}),
+        ({"traits": ["padding=same", "stem_stride=1"]}, {"traits": {"padding": "same", "stem_stride": 1}}),
         ({"classes": np.int64(7), "tolerance": np.float32(0.5)}, {"classes": 7, "tolerance": 0.5}),
     ],
 )
@@ -50,7 +52,7 @@ def test_values_that_an_option_can_have(given: dict[str, Any], found: dict[str, 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"nonsense\n": 1}, r"nonsense\\n is no option; known: from_format, .*, train_steps"),
+        ({"nonsense\n": 1}, r"nonsense\\n is no option; known: traits, from_format, .*, train_steps"),
         ({"dtype": "float8"}, "dtype must be one of keep, float32, float16, bfloat16, not 'float8'"),
         ({"dtype": None}, "dtype must be one of .*, not None"),
         ({"to_format": Path("h5")}, "to_format must be one of pth, h5, safetensors, keras, not "),
@@ -67,6 +69,12 @@ def test_values_that_an_option_can_have(given: dict[str, Any], found: dict[str, 
         ({"device": "cuda:\n"}, r"device must be auto\|cpu\|cuda\|cuda:N, not 'cuda:"),
         ({"inputs": 7}, "inputs must be FILE|FOLDER, not 7"),
         ({"from_layout": b"x"}, "from_layout must be NAME|FILE.toml, not b'x'"),
+        ({"traits": ["epsilon"]}, "traits must be a table of traits, or a list of NAME=VALUE, not "),
+        ({"traits": ["eps\n=1"]}, r"--trait: eps\\n is no trait; known: activation, .*, transition_activation"),
+        ({"traits": ["epsilon=small"]}, "--trait: trait epsilon must be a positive float, not small"),
+        ({"traits": {"padding": 3}}, "--trait: trait padding must be one of symmetric, same, not 3"),
+        ({"traits": {"epsilon": 10**400}}, "--trait: trait epsilon must be a positive float, not 1000"),
+        ({"traits": ["epsilon=1", "epsilon=2"]}, "--trait epsilon is given twice"),
         ({"preprocess": "x" * 1000}, "preprocess must be one of .{,400}$"),
     ],
 )
@@ -77,11 +85,19 @@ def test_a_value_that_it_cannot_have_is_one_line_that_says_what_it_can(given: di
 
 
 def test_texts_of_a_spreadsheet() -> None:
-    texts = {"verify": "FALSE", "classes": "7", "against": "timm keras-hub", "tolerance": "1e-4", "dtype": ""}
+    texts = {
+        "verify": "FALSE",
+        "classes": "7",
+        "traits": "epsilon=1e-3 padding=same",
+        "against": "timm keras-hub",
+        "tolerance": "1e-4",
+        "dtype": "",
+    }
     assert parsed(Converting, texts) == {
         "verify": False,
         "classes": 7,
         "against": ("timm", "keras-hub"),
+        "traits": {"epsilon": 1e-3, "padding": "same"},
         "tolerance": 1e-4,
     }
     with pytest.raises(UsageError, match="verify must be true or false, not 'maybe'"):

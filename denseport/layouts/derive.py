@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
@@ -27,6 +30,12 @@ MAX_NUMBERS = 5
 NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 
 Place = tuple[int, ...]
+COMMENTS = {
+    "padding": 'or "same", TensorFlow\'s: one less at the start than at the end, at even sizes',
+    "concatenation": 'or "new-first", where a layer returns cat([new, old])',
+    "stem_pool": "max, max-blur or none",
+    "final_activation": "or none",
+}
 # The channels that layers give, by place; None where any number will do.
 Widths = Mapping[Place, int | None]
 
@@ -40,12 +49,7 @@ counters = {counters}
 TRAITS = """
 # What no shape shows. Set what the code that trained the net says; these are the usual values.
 [traits]
-epsilon = {epsilon}
-padding = "symmetric"  # or "same", TensorFlow's: one less at the start than at the end, at even sizes
-concatenation = "old-first"  # or "new-first", where a layer returns cat([new, old])
-stem_stride = {stem_stride}
-stem_pool = "{stem_pool}"  # max, max-blur or none
-final_activation = "relu"  # or none
+{traits}
 
 [architecture]
 """
@@ -78,8 +82,8 @@ class Family:
         return {place: layer.shape[0] for place, layer in self.members.items()}
 
 
-def derive(checkpoint: Checkpoint) -> str:
-    """The TOML text of a layout that every tensor of a checkpoint fits.
+def derive(checkpoint: Checkpoint, traits: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The TOML text of a layout that every tensor of a checkpoint fits; `traits` are those that the user states.
 
     Raises:
         LayoutError: The file is no DenseNet, or its names have no numbers to go by; the message names the first layer
@@ -93,7 +97,7 @@ def derive(checkpoint: Checkpoint) -> str:
         growing = search.dense_layers()
         search.transitions(max(block for block, _ in growing.members))
         search.ends()
-        text = _toml(search.names, framework, len(groups))
+        text = _toml(search.names, framework, len(groups), traits)
         config = match(checkpoint, parse(text, "derived.toml"), framework, groups, {}, drop_head=False).config
     except LayoutError as error:
         raise LayoutError(
@@ -227,16 +231,24 @@ def _without_gap(places: Iterable[Place]) -> bool:
     return True
 
 
-def _toml(names: Mapping[str, str], framework: Framework, layers: int) -> str:
+def _toml(names: Mapping[str, str], framework: Framework, layers: int, stated: Mapping[str, Any]) -> str:
     """The layout file, complete but for the facts of the architecture."""
     text = HEADER.format(layers=layers, framework=framework.name, counters=str(bool(framework.counter)).lower())
     text += "".join(f'"{canonical}" = {_string(names[canonical])}\n' for canonical in LAYERS if canonical in names)
     imagenet = "stem.norm" in names or "stem.norm{s}" in names
-    return text + TRAITS.format(
-        epsilon="1e-5" if framework is TORCH else "1.001e-5",
-        stem_stride=2 if imagenet else 1,
-        stem_pool="max" if imagenet else "none",
-    )
+    usual = {
+        "epsilon": 1e-5 if framework is TORCH else 1.001e-5,
+        "padding": "symmetric",
+        "concatenation": "old-first",
+        "stem_stride": 2 if imagenet else 1,
+        "stem_pool": "max" if imagenet else "none",
+        "final_activation": "relu",
+    }
+    lines = []
+    for name, value in {**usual, **stated}.items():
+        comment = f"  # {COMMENTS[name]}" if name in COMMENTS and name not in stated else ""
+        lines.append(f"{name} = {json.dumps(value)}{comment}")
+    return text + TRAITS.format(traits="\n".join(lines))
 
 
 def _string(text: str) -> str:

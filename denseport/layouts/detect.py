@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from denseport import metadata
@@ -16,6 +17,7 @@ from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
 from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
+from denseport.layouts.traits import Said, refuse_contradiction
 
 # Where training scripts keep the weights among other things, in the order in which they are looked for.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -23,7 +25,11 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 
 
 def detect(
-    checkpoint: Checkpoint, layout: str | Path | None = None, *, head: Literal["keep", "drop"] = "keep"
+    checkpoint: Checkpoint,
+    layout: str | Path | None = None,
+    *,
+    head: Literal["keep", "drop"] = "keep",
+    traits: Mapping[str, Any] = MappingProxyType({}),
 ) -> Detection:
     """The one layout that every tensor of a checkpoint fits, in name and shape.
 
@@ -31,9 +37,11 @@ def detect(
         checkpoint: Tensors as a format read them.
         layout: A layout's name or TOML file, where it is not to be detected.
         head: `drop` lets dense layers stand beside the body that no layout knows.
+        traits: Those that the user states.
 
     Raises:
-        LayoutError: No layout matches, and the message says how far the closest one does; or several match.
+        LayoutError: No layout matches, and the message says how far the closest one does; or several match; or `traits`
+            contradict what the file states.
     """
     if not checkpoint.tensors:
         raise LayoutError(f"{checkpoint.label}: holds no tensors; nothing can be converted from it")
@@ -44,12 +52,14 @@ def detect(
             f"{checkpoint.label}: was written in layout {quoted(recorded)}, which does not ship with denseport; "
             "give its file with --from-layout"
         )
+    said: Said = {"file": described.traits, "option": traits}
+    refuse_contradiction(said, checkpoint.label)
     misfits: list[MisfitError] = []
     for candidates in _candidates(checkpoint, layout, recorded):
         for wrapper, prefix, originals in without_prefixes(checkpoint.tensors):
-            fits, others = _try(checkpoint, candidates, originals, described.traits, head == "drop")
+            fits, others = _try(checkpoint, candidates, originals, said, head == "drop")
             if fits:
-                return replace(_one(fits, checkpoint), prefix=prefix, wrapper=wrapper or checkpoint.wrapper)
+                return replace(_one(fits, checkpoint, said), prefix=prefix, wrapper=wrapper or checkpoint.wrapper)
             misfits += others
     raise _no_match(checkpoint, misfits, asked=layout is not None)
 
@@ -71,7 +81,7 @@ def _try(
     checkpoint: Checkpoint,
     candidates: list[Layout],
     originals: Mapping[str, str],
-    described: Mapping[str, Any],
+    said: Said,
     drop_head: bool,
 ) -> tuple[list[Detection], list[MisfitError]]:
     """The layouts that fit, and those that do not."""
@@ -82,15 +92,17 @@ def _try(
             framework = KERAS_ON_THEANO if stated is KERAS and checkpoint.backend == "theano" else stated
             grouped = groups[framework.runs_in]
             try:
-                fits.append(match(checkpoint, candidate, framework, grouped, described, drop_head=drop_head))
+                fits.append(match(checkpoint, candidate, framework, grouped, said, drop_head=drop_head))
             except MisfitError as misfit:
                 misfits.append(misfit)
     return fits, misfits
 
 
-def _one(fits: list[Detection], checkpoint: Checkpoint) -> Detection:
+def _one(fits: list[Detection], checkpoint: Checkpoint, said: Said) -> Detection:
     """The only one that fits, or an error that says what the others would change."""
     fits = [fit for fit in fits if not fit.head] or fits
+    stated = {**said["option"], **said["file"]}
+    fits = [fit for fit in fits if stated.items() <= {**stated, **fit.layout.traits_of(fit.config)}.items()] or fits
     if len(fits) == 1:
         return fits[0]
     names = [fit.layout.name for fit in fits]

@@ -14,7 +14,7 @@ from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
-from denseport.layouts.traits import Origin, decide
+from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide
 from denseport.metadata import recorded_traits
 from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
@@ -50,6 +50,11 @@ class Detection:
     wrapper: str = ""
     prefix: str = ""
     head: str = ""
+
+    @property
+    def known_as(self) -> dict[str, str]:
+        """Whether each trait is `stated`, `shown` or `assumed`."""
+        return {name: KNOWN_AS[origin] for name, origin in self.origins.items()}
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ def match(
     layout: Layout,
     framework: Framework,
     groups: Groups,
-    described: Mapping[str, Any],
+    said: Said,
     *,
     drop_head: bool,
 ) -> Detection:
@@ -128,7 +133,7 @@ def match(
         layout: The layout to try.
         framework: One of the layout's frameworks.
         groups: The tensors' names as that framework divides them.
-        described: Traits that the file's description of its net states.
+        said: Traits that the file's description of its net states, and the user; see `traits.decide`.
         drop_head: Whether dense layers beside the body may be left out.
 
     Raises:
@@ -138,7 +143,7 @@ def match(
     failed: list[MisfitError] = []
     for named in _namings(checkpoint, layout, framework, groups):
         try:
-            return _Attempt(checkpoint, layout, framework, named).detection(groups, described, drop_head)
+            return _Attempt(checkpoint, layout, framework, named).detection(groups, said, drop_head)
         except MisfitError as misfit:
             failed.append(misfit)
     raise max(failed, key=lambda misfit: misfit.named)
@@ -172,7 +177,7 @@ class _Attempt:
     strangers: dict[str, dict[str, str]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
-    def detection(self, groups: Groups, described: Mapping[str, Any], drop_head: bool) -> Detection:
+    def detection(self, groups: Groups, said: Said, drop_head: bool) -> Detection:
         """Roles, then shapes, the architecture, a head of another name, traits, and what is wrong with all that."""
         stranger = self.misfit("")
         if stranger.named * 2 < stranger.layers:
@@ -185,7 +190,7 @@ class _Attempt:
             config = self.architecture()
         file = self.checkpoint
         recorded = recorded_traits(file.metadata, self.layout.name, file.label, Traits)
-        traits = decide(self.layout, config, described, recorded)
+        traits = decide(self.layout, config, {**said, "metadata": recorded})
         config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
         if drop_head and config.num_classes is None:
             self.drop_strangers()

@@ -68,6 +68,32 @@ class Traits:
                 raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
 
 
+def trait_values(given: Mapping[str, object]) -> dict[str, Any]:
+    """Traits by name, checked; a text is read as what the trait's value is, a whole number or another.
+
+    Raises:
+        LayoutError: There is no such trait, or it has no such value.
+    """
+    values = {}
+    for trait, value in given.items():
+        if trait not in TRAIT_NAMES:
+            raise LayoutError(f"{quoted(trait)} is no trait; known: {', '.join(sorted(TRAIT_NAMES))}")
+        values[trait] = _trait_value(trait, value)
+    Traits(**values)
+    return values
+
+
+def _trait_value(trait: str, value: Any) -> Any:
+    """What a text says; the text itself where it says nothing of the trait's kind."""
+    type_, choices = _kinds_of_traits()[trait]
+    if choices or isinstance(value, bool):
+        return value
+    try:
+        return type_(value) if type_ is float or isinstance(value, str) else value
+    except (ValueError, TypeError, OverflowError):
+        return value
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a net makes of what it is fed, before the stem: channel c is x[order[c]] * scale[c] + offset[c].

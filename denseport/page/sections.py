@@ -8,6 +8,7 @@ from pathlib import PurePath
 from xml.etree.ElementTree import Element
 
 from denseport.errors import figure, quoted
+from denseport.layouts.traits import told
 from denseport.page.html import (
     NONE,
     Cell,
@@ -25,7 +26,7 @@ from denseport.page.html import (
     table,
 )
 from denseport.page.plots import error_plot, histogram_plots, noise
-from denseport.parity.report import Comparison, ParityReport, Prediction
+from denseport.parity.report import Comparison, FrameworkRun, ParityReport, Prediction
 
 WORST_TAPS, WORST_TENSORS = 3, 10
 DISAGREEMENTS, PREDICTIONS = 50, 12
@@ -149,6 +150,7 @@ def _files(report: ParityReport) -> Element:
         ["File", *[_path(PurePath(run.file)) for run in runs]],
         ["SHA-256", *[code(prose(run.sha256, 64)) for run in runs]],
         ["Layout", *[quoted(run.layout) for run in runs]],
+        *_traits(runs),
         ["Framework", *[prose(run.version, 100) for run in runs]],
         ["Model", *["denseport's twin" if run.model == "twin" else prose(run.model, 100) for run in runs]],
         ["Device", *[prose(run.device, 100) for run in runs]],
@@ -161,6 +163,14 @@ def _files(report: ParityReport) -> Element:
     rows.append(["Time", *[f"{run.seconds:.1f} s" for run in runs]])
     rows.append(["Peak memory", *[f"{run.peak_memory / 1e9:.2f} GB" for run in runs]])
     return section("The two files", table("The two files", ["", "First", "Second"], rows, "sides"))
+
+
+def _traits(runs: Sequence[FrameworkRun]) -> Iterator[list[Cell]]:
+    """What is stated, shown and assumed of each file's net."""
+    every = [told(run.traits, run.origins) for run in runs]
+    for how in ("stated", "shown", "assumed"):
+        if any(how in lines for lines in every):
+            yield [how.capitalize(), *[prose(lines[how], 500) if how in lines else None for lines in every]]
 
 
 def _path(path: PurePath) -> Element:

@@ -24,6 +24,7 @@ class FrameworkRun:
         sha256: Its content's hash.
         layout: Its layout.
         framework: `torch` or `keras`.
+        traits: Those of its net, by name; `origins` whether each is `stated`, `shown` or `assumed`.
         model: `twin`, or the library whose own model it was, with its version.
         version: The framework's version, with Keras' backend.
         device: Where it ran, in the framework's words.
@@ -36,6 +37,8 @@ class FrameworkRun:
     sha256: str
     layout: str
     framework: str
+    traits: Mapping[str, Any]
+    origins: Mapping[str, str]
     model: str
     version: str
     device: str

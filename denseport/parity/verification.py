@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from denseport.errors import UsageError
-from denseport.options import EXACT_TOLERANCE, TOLERANCE, Comparing, Head, checked
+from denseport.options import EXACT_TOLERANCE, TOLERANCE, Comparing, Head, Reading, checked
 from denseport.parity.comparison import compare, disagreements, outputs, predictions, tap_errors, training
 from denseport.parity.diagnosis import diagnose, illustrate
 from denseport.parity.report import Comparison, FrameworkRun, ParityReport
@@ -34,6 +34,7 @@ def verify(
     layout_a: str | Path | None = None,
     layout_b: str | Path | None = None,
     head: Head = "keep",
+    traits: Mapping[str, Any] | None = None,
     same_traits: bool = False,
     progress: Progress | None = None,
     workers: Workers | None = None,
@@ -57,6 +58,7 @@ def verify(
         b: The other file.
         layout_a: The layout of `a`, where it is not to be detected; `layout_b` likewise.
         head: `drop` compares pooled features, whether or not the files have a classifier.
+        traits: Those that are stated of both nets, by name.
         same_traits: Whether the second file runs under the first one's traits where theirs differ; what the traits that
             it has do to the outputs is then reported beside the figure.
         progress: Is called with the number of batches that are done, and of all batches.
@@ -73,7 +75,8 @@ def verify(
         VerificationError: A library refuses its file, or a framework ended without a result.
     """
     chosen = checked_comparing(options)
-    with Source(Path(a), layout_a, head=head) as first, Source(Path(b), layout_b, head=head) as second:
+    said: Any = {"head": head, "traits": checked(Reading, {"traits": traits or {}})["traits"]}
+    with Source(Path(a), layout_a, **said) as first, Source(Path(b), layout_b, **said) as second:
         return compared(first, second, chosen, same_traits=same_traits, progress=progress, workers=workers)
 
 
@@ -226,6 +229,8 @@ def _run(side: Side, reply: dict[str, Any]) -> FrameworkRun:
         sha256=side.source.sha256,
         layout=side.layout,
         framework=side.framework,
+        traits=vars(side.file_config.traits),
+        origins=side.source.detection.known_as,
         model=LIBRARIES[side.library].version() if side.library else "twin",
         **reply,
     )
