@@ -45,6 +45,7 @@ QUICK = (
     "test_keras_weights.py",
     "test_layout_reference.py",
     "test_layouts.py",
+    "test_net.py",
     "test_options.py",
     "test_safetensors.py",
     "test_templates.py",

@@ -15,7 +15,7 @@ from denseport.layouts import known_layouts
 from denseport.layouts.parse import KEYS, LAYERS, NOT_INHERITED, SECTIONS, STRUCTURE
 from denseport.layouts.spec import EFFECTS, Layout
 from denseport.layouts.traits import decide
-from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.config import DenseNetConfig, Stride, Traits
 
 README = Path(denseport.layouts.__file__).parent / "README.md"
 SECTION = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -49,7 +49,9 @@ def traits() -> str:
     hints, said = get_type_hints(Traits), attributes(Traits)
     rows = []
     for field in dataclasses.fields(Traits):
-        values = ", ".join(f"`{value}`" for value in get_args(hints[field.name])) or hints[field.name].__name__
+        hint = hints[field.name]
+        kinds = ", ".join(f"`{value}`" for value in get_args(hint)) or hint.__name__
+        values = "int, or one an axis" if hint == Stride else kinds
         effect = EFFECTS.get(field.name, "").removeprefix("which ")
         rows.append((f"`{field.name}`", values, f"`{field.default}`", said[field.name], effect))
     return _table(("trait", "values", "usual", "meaning", "another value"), rows)

@@ -1,5 +1,6 @@
 """Both twins compute the same function of the same weights, layer by layer, for every architecture there is."""
 
+import math
 import multiprocessing
 import os
 import re
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from densenets import canonical_weights
 
 from denseport.errors import LayoutError
 from denseport.models import require_fit
-from denseport.net.config import VARIANTS, DenseNetConfig, Traits
-from denseport.net.graph import IMAGES, graph, layers, sizes
+from denseport.net.config import VARIANTS, Activation, DenseNetConfig, HeadLayer, HeadPool, Inputs, Traits
+from denseport.net.graph import IMAGES, INPUTS, flattened, graph, layers, sizes
 
 PLAIN = DenseNetConfig.bc(4, (2, 3, 2), 8, num_classes=5)
 DEEP = PLAIN.replace(stem_widths=(4, 6, 8), stem_kernel=3)
@@ -64,6 +65,38 @@ CONFIGS = {
     "blur-3d": DEEP.replace(dimensions=3, stem_pool="max-blur"),
     "tutorial-3d": TUTORIAL.replace(dimensions=3),
 }
+BODY_ACTIVATIONS = [name for name in get_args(Activation) if name not in ("none", "relu")]
+HEAD_POOLS = [name for name in get_args(HeadPool) if name != "mean"]
+TWO_DENSE = (HeadLayer("dense", 6, bias=False), HeadLayer("activation", activation="relu"), HeadLayer("dense", 5))
+EVERY_HEAD_LAYER = (
+    HeadLayer("norm", epsilon=2e-3),
+    HeadLayer("dropout"),
+    HeadLayer("dense", 6),
+    HeadLayer("activation", activation="leaky-relu", negative_slope=0.2),
+    HeadLayer("unit-norm"),
+    HeadLayer("dense", 5, bias=False),
+    HeadLayer("activation", activation="tanh"),
+)
+NORMALISED = Inputs(3, (2, 1, 0), (0.01, 0.02, 0.03), (-1.0, -0.5, 0.25))
+CONFIGS |= {
+    **{f"activation-{name}": PLAIN.replace(activation=name, negative_slope=0.3) for name in BODY_ACTIVATIONS},
+    **{f"pool-{name}": PLAIN.replace(head_pool=name) for name in HEAD_POOLS},
+    "pool-joined-3d-new-first": PLAIN.replace(head_pool="max-mean", dimensions=3, concatenation="new-first"),
+    "pool-joined-without-classifier": PLAIN.replace(head_pool="mean-max", num_classes=None),
+    "no-activation": PLAIN.replace(activation="none"),
+    "no-transition-activation": PLAIN.replace(transition_activation="none"),
+    "small-pool": PLAIN.replace(stem_pool="max-2", padding="same"),
+    "small-pool-1d": PLAIN.replace(stem_pool="max-2", dimensions=1),
+    "stride-per-axis": PLAIN.replace(stem_stride=(1, 2)),
+    "stride-per-axis-same-3d": PLAIN.replace(stem_stride=(1, 2, 2), dimensions=3, padding="same"),
+    "no-classifier-bias": PLAIN.replace(classifier_bias=False),
+    "two-dense": PLAIN.replace(head_layers=TWO_DENSE),
+    "every-head-layer": PLAIN.replace(head_layers=EVERY_HEAD_LAYER, head_pool="mean-max"),
+    "flattened-every-head-layer": PLAIN.replace(head_layers=EVERY_HEAD_LAYER, head_shape=(2, 2)),
+    "inputs": PLAIN.replace(inputs=NORMALISED),
+    "inputs-1d": PLAIN.replace(inputs=NORMALISED, dimensions=1, padding="same"),
+    "grey-inputs-3d": PLAIN.replace(inputs=Inputs(1, (0, 0, 0), (1.0, 2.0, 3.0), (0.5, -0.5, 0.0)), dimensions=3),
+}
 SIZES = {1: [(32,), (33,), (47,)], 2: [(32, 32), (33, 33), (34, 41)], 3: [(16, 16, 16), (17, 17, 17), (16, 19, 18)]}
 
 KERAS_VARIABLES = {"running_mean": "moving_mean", "running_var": "moving_variance", "bias": "bias", "weight": "kernel"}
@@ -81,16 +114,18 @@ def in_keras_form(config: DenseNetConfig) -> dict[str, np.ndarray]:
     for name, array in weights(config).items():
         layer, _, parameter = name.rpartition(".")
         variable = (KERAS_NORM_VARIABLES if "norm" in layer else KERAS_VARIABLES)[parameter]
-        if variable == "kernel" and layer == "head.classifier":
+        if layer in flattened(config):
             array = channels_last(array, config)
         found[f"{layer}/{variable}"] = array.transpose(*range(2, array.ndim), 1, 0) if variable == "kernel" else array
     return found
 
 
-def channels_last(flattened: np.ndarray, config: DenseNetConfig) -> np.ndarray:
-    """Maps flattened in the order (C, *spatial), (N, C x positions), in the order (*spatial, C)."""
-    maps = flattened.reshape(len(flattened), config.features, *config.head_shape)
-    return np.moveaxis(maps, 1, -1).reshape(flattened.shape)
+def channels_last(values: np.ndarray, config: DenseNetConfig) -> np.ndarray:
+    """Maps flattened in the order (C, *spatial), (..., C x positions), in the order (*spatial, C); else as they are."""
+    if values.shape[-1] != config.features * math.prod(config.head_shape):
+        return values  # of a dense layer
+    maps = values.reshape(*values.shape[:-1], config.features, math.prod(config.head_shape))
+    return np.moveaxis(maps, -1, -2).reshape(values.shape)
 
 
 def as_mapped(arrays: Mapping[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
@@ -103,7 +138,7 @@ def as_mapped(arrays: Mapping[str, np.ndarray], dtype: Any) -> dict[str, np.ndar
 
 def images(config: DenseNetConfig, size: tuple[int, ...]) -> np.ndarray:
     """Noise, (2, *size, C)."""
-    return np.random.default_rng(sum(size)).normal(size=(2, *size, config.in_channels))
+    return np.random.default_rng(sum(size)).normal(size=(2, *size, config.image_channels))
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -152,7 +187,9 @@ def keras_outputs(config: DenseNetConfig) -> list[dict[str, np.ndarray]]:
     from denseport.models import keras as twin
 
     model = twin.load(config, in_keras_form(config), "float64")
-    model = keras.Model(model.input, {layer.name: layer.output for layer in model.layers if "." in layer.name})
+    model = keras.Model(
+        model.input, {layer.name: layer.output for layer in model.layers if layer.name == INPUTS or "." in layer.name}
+    )
     return [
         {name: keras.ops.convert_to_numpy(value) for name, value in model(images(config, size), training=False).items()}
         for size in SIZES[config.dimensions]
@@ -184,10 +221,10 @@ def test_every_layer_computes_the_same_in_both_twins(
         assert theirs.keys() - {"stem.pool.1"} == widths.keys()  # but for the first half of a blur pool
         positions = sizes(config, size)
         assert {name: theirs[name].shape for name in widths} == {n: (2, *positions[n], widths[n]) for n in widths}
-        assert theirs[list(theirs)[-1]].shape == (2, config.num_classes or config.features)
+        assert theirs[graph(config)[-1].name].shape == (2, config.num_classes or graph(config)[-1].width)
         for name, value in theirs.items():
             assert value.dtype == ours[name].dtype == np.float64, (size, name)
-            expected = channels_last(ours[name], config) if name == "head.flatten" else ours[name]
+            expected = channels_last(ours[name], config) if value.ndim == 2 else ours[name]
             assert apart(value, expected) < 1e-12, (size, name)
 
 

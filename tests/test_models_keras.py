@@ -85,7 +85,7 @@ def test_layers_and_shapes_are_the_architectures(config: DenseNetConfig, on_torc
     ]
     found, input_shape = on_torch.submit(layers_of, config).result()
     assert found == expected
-    assert input_shape == (None, *[None] * config.dimensions, config.in_channels)
+    assert input_shape == (None, *[None] * config.dimensions, config.image_channels)
 
 
 def settings(config: DenseNetConfig) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from test_models import CONFIGS, DEEP, PLAIN, SIZES, apart, as_mapped, images, process_of_its_own, weights
 
+from denseport.checkpoint import Tensor
 from denseport.errors import LayoutError
 from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.net.graph import shapes
+from denseport.net.weights import Weights
 
 TORCHVISION = (
     (r"^stem\.(conv|norm)\.", r"features.\g<1>0."),
@@ -165,6 +167,27 @@ def new_features_first(config: DenseNetConfig) -> bool:
 def test_concatenation_order_is_the_traits(process: ProcessPoolExecutor) -> None:
     assert process.submit(new_features_first, PLAIN.replace(concatenation="new-first")).result()
     assert not process.submit(new_features_first, PLAIN).result()
+
+
+def reordered_apart(config: DenseNetConfig) -> float:
+    """How far a net's outputs are from those of the same one with features prepended, in float64."""
+    import torch
+
+    from denseport.models import pytorch
+
+    old = Weights(config, {name: Tensor.of(array) for name, array in weights(config).items()})
+    nets = [
+        pytorch.load(each.config, {name: tensor.read() for name, tensor in each.tensors.items()}, "float64")
+        for each in (old, old.concatenated("new-first"))
+    ]
+    batch = torch.from_numpy(np.moveaxis(images(config, SIZES[config.dimensions][0]), -1, 1))
+    with torch.no_grad():
+        return apart(*(net(batch).numpy() for net in nets))
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "flattened", "every-head-layer", "flattened-every-head-layer"])
+def test_another_order_of_concatenation_computes_the_same(name: str, process: ProcessPoolExecutor) -> None:
+    assert process.submit(reordered_apart, CONFIGS[name]).result() < 1e-12
 
 
 def loaded(

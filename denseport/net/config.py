@@ -19,10 +19,14 @@ Activation = Literal[
 HeadPool = Literal["mean", "max", "mean-max", "max-mean", "average-of-both"]
 
 
+Stride = int | tuple[int, ...]
+
+
 @cache
 def _kinds_of_traits() -> Mapping[str, tuple[Any, tuple[str, ...]]]:
     """Each trait's type, and the values that it may have where it is one of a few."""
-    return {trait: (type_, get_args(type_)) for trait, type_ in get_type_hints(Traits).items()}
+    hints = {trait: int if hint == Stride else hint for trait, hint in get_type_hints(Traits).items()}
+    return {trait: (hint, get_args(hint)) for trait, hint in hints.items()}
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,11 @@ class Traits:
         epsilon: Added to the variance in every batch normalisation.
         padding: Of the stem's convolution and pool. `symmetric` pads both sides alike; `same` pads as TensorFlow does,
             which at even sizes is one less at the start than at the end.
-        stem_stride: Stride of the stem's first convolution.
-        stem_pool: After the stem: `max` (3, stride 2), `max-blur` (max 3 stride 1, then [1, 2, 1] stride 2 over
-            reflected borders) or `none`.
+        stem_stride: Stride of the stem's first convolution; one for each axis where those differ.
+        stem_pool: After the stem: `max` (3, stride 2), `max-2` (2, stride 2, without padding), `max-blur` (max 3
+            stride 1, then [1, 2, 1] stride 2 over reflected borders) or `none`.
         concatenation: Where a dense layer's new features go: `old-first` appends them, `new-first` prepends them.
-        final_activation: `relu` before the global pool, or `none`.
+        final_activation: `relu` where `activation` stands before the global pool too, or `none`.
         activation: What follows each normalisation of the body.
         transition_activation: What follows the normalisation of a transition, or `same` as everywhere else.
         negative_slope: Of `leaky-relu`, whose default is 0.01 in PyTorch, 0.3 in Keras' layer and 0.2 in its function.
@@ -49,8 +53,8 @@ class Traits:
 
     epsilon: float = 1e-5
     padding: Literal["symmetric", "same"] = "symmetric"
-    stem_stride: int = 2
-    stem_pool: Literal["max", "max-blur", "none"] = "max"
+    stem_stride: Stride = 2
+    stem_pool: Literal["max", "max-2", "max-blur", "none"] = "max"
     concatenation: Literal["old-first", "new-first"] = "old-first"
     final_activation: Literal["relu", "none"] = "relu"
     activation: Activation = "relu"
@@ -60,11 +64,18 @@ class Traits:
     head_activation: Literal["none", "softmax", "sigmoid", "log-softmax"] = "none"
 
     def __post_init__(self) -> None:
+        if isinstance(self.stem_stride, list | tuple):  # a list where it comes from JSON
+            strides = tuple(self.stem_stride)
+            object.__setattr__(self, "stem_stride", strides[0] if len(set(strides)) == 1 else strides)
         for trait, (type_, choices) in _kinds_of_traits().items():
             value = getattr(self, trait)
-            if choices and value not in choices:
-                raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
-            if not choices and (isinstance(value, bool) or not isinstance(value, type_) or not 0 < value < 100):
+            if choices:
+                if value not in choices:
+                    raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
+                continue
+            numbers = value if isinstance(value, tuple) and trait == "stem_stride" and value else (value,)
+            of_type = all(isinstance(each, type_) and not isinstance(each, bool) for each in numbers)
+            if not (of_type and all(0 < each < 100 for each in numbers)):
                 raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
 
 
@@ -79,8 +90,8 @@ def trait_values(given: Mapping[str, object]) -> dict[str, Any]:
         if trait not in TRAIT_NAMES:
             raise LayoutError(f"{quoted(trait)} is no trait; known: {', '.join(sorted(TRAIT_NAMES))}")
         values[trait] = _trait_value(trait, value)
-    Traits(**values)
-    return values
+    traits = Traits(**values)
+    return {trait: getattr(traits, trait) for trait in values}
 
 
 def _trait_value(trait: str, value: Any) -> Any:
@@ -89,6 +100,8 @@ def _trait_value(trait: str, value: Any) -> Any:
     if choices or isinstance(value, bool):
         return value
     try:
+        if type_ is int and isinstance(value, str) and "," in value:
+            return tuple(map(int, value.split(",")))
         return type_(value) if type_ is float or isinstance(value, str) else value
     except (ValueError, TypeError, OverflowError):
         return value
@@ -204,6 +217,9 @@ class DenseNetConfig:
         counts += [count for count in (self.bottleneck_width, self.num_classes) if count is not None]
         if not self.stem_widths or min(counts) < 1 or self.dimensions > 3:
             raise LayoutError("a DenseNet has at least one of each of its layers and channels, and 1 to 3 dimensions")
+        stride = self.traits.stem_stride
+        if isinstance(stride, tuple) and len(stride) != self.dimensions:
+            raise LayoutError(f"trait stem_stride must be one int, or {self.dimensions}, not {quoted(list(stride))}")
         if not self.block_config or len(self.transition_widths) != len(self.block_config) - 1:
             raise LayoutError(
                 f"a DenseNet of {len(self.block_config)} blocks has {max(len(self.block_config) - 1, 0)} transitions, "
@@ -253,6 +269,12 @@ class DenseNetConfig:
     def image_channels(self) -> int:
         """Channels of what the net is fed."""
         return self.inputs.channels if self.inputs else self.in_channels
+
+    @property
+    def stem_strides(self) -> tuple[int, ...]:
+        """The stride of the stem's first convolution on each axis."""
+        stride = self.traits.stem_stride
+        return stride if isinstance(stride, tuple) else (stride,) * self.dimensions
 
     @property
     def blocks(self) -> int:

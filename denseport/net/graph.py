@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import Activation, DenseNetConfig, HeadLayer
 
 Kind = Literal[
-    "input", "conv", "norm", "relu", "max-pool", "avg-pool", "blur-pool", "concat", "global-pool", "flatten", "dense"
-]
+    "input", "inputs", "conv", "norm", "activation", "max-pool", "avg-pool", "blur-pool", "concat",
+    "global-mean", "global-max", "average", "flatten", "dense", "unit-norm",
+]  # fmt: skip
 Padding = Literal["same", "symmetric", "valid"]
 Shape = tuple[int, ...]
 
 IMAGES = "images"
+INPUTS = "inputs"
+FLATTENED = "head.flatten"
+POOLED = "head.pool"
 CLASSIFIER = "head.classifier"
 
 PARAMETERS: Mapping[Kind, tuple[str, ...]] = {
@@ -37,13 +42,15 @@ class Node:
     """One layer.
 
     Attributes:
-        name: Canonical.
+        name: Canonical. What follows a normalisation of the body is called `relu`, whichever activation it is.
         kind: What it computes.
         inputs: The nodes whose outputs it takes; a concatenation's in the order in which it joins them.
         width: Channels of its output; behind a flattened map, features.
         kernel: Side of its window.
-        stride: Of that window.
+        strides: Of that window, one an axis.
         padding: `same` or `symmetric` as in `Traits`, or `valid` for none.
+        activation: Of an activation; `negative_slope` of one that is leaky.
+        epsilon: Of a normalisation.
         shapes: The shape of each canonical parameter, in the order of `PARAMETERS`; empty where it has none.
     """
 
@@ -52,9 +59,12 @@ class Node:
     inputs: tuple[str, ...]
     width: int
     kernel: int
-    stride: int
+    strides: tuple[int, ...]
     padding: Padding
     shapes: Mapping[str, Shape]
+    activation: Activation = "none"
+    negative_slope: float = 0.0
+    epsilon: float = 0.0
 
 
 @lru_cache(maxsize=16)
@@ -65,7 +75,9 @@ def graph(config: DenseNetConfig) -> tuple[Node, ...]:
     `densenet.py`, `DenseNet`.
     """
     net = _Builder(config)
-    net.add(IMAGES, "input", config.in_channels)
+    net.add(IMAGES, "input", config.image_channels)
+    if config.inputs:
+        net.add(INPUTS, "inputs", config.in_channels)
     net.stem()
     for b, count in enumerate(config.block_config, 1):
         for l in range(1, count + 1):  # noqa: E741 - the paper's letter for a layer
@@ -90,79 +102,127 @@ class _Builder:
         kind: Kind,
         width: int | None = None,
         kernel: int = 1,
-        stride: int = 1,
+        strides: int | tuple[int, ...] = 1,
         padding: Padding = "same",
         inputs: tuple[str, ...] = (),
+        bias: bool = True,
+        **own: Any,
     ) -> str:
-        """Adds a layer behind the last one, or behind `inputs`; without a width it keeps the channels."""
+        """Adds a layer behind the last one, or behind `inputs`; without a width it keeps the channels.
+
+        `own` are attributes of the node that few kinds have.
+        """
         inputs = inputs or ((self._last,) if self._last else ())
         entering = sum(self.nodes[each].width for each in inputs)
         width = entering if width is None else width
-        shapes = self._shapes(kind, entering, width, kernel)
-        self.nodes[name] = Node(name, kind, inputs, width, kernel, stride, padding, shapes)
+        strides = strides if isinstance(strides, tuple) else (strides,) * self._config.dimensions
+        shapes = self._shapes(kind, entering, width, kernel, bias)
+        self.nodes[name] = Node(name, kind, inputs, width, kernel, strides, padding, shapes, **own)
         self._last = name
         return name
 
-    def _shapes(self, kind: Kind, entering: int, width: int, kernel: int) -> dict[str, Shape]:
+    def _shapes(self, kind: Kind, entering: int, width: int, kernel: int, bias: bool) -> dict[str, Shape]:
         if kind == "norm":
             return dict.fromkeys(PARAMETERS["norm"], (width,))
-        if kind == "dense":
-            return {"weight": (width, entering), "bias": (width,)}
-        if kind == "conv":
-            weight = {"weight": (width, entering, *[kernel] * self._config.dimensions)}
-            return {**weight, "bias": (width,)} if self._config.conv_bias else weight
-        return {}
+        if kind not in ("conv", "dense"):
+            return {}
+        spatial = [kernel] * self._config.dimensions if kind == "conv" else ()
+        return {"weight": (width, entering, *spatial)} | ({"bias": (width,)} if bias else {})
 
-    def _norm_relu(self, name: str, number: str = "") -> None:
-        self.add(f"{name}.norm{number}", "norm")
-        self.add(f"{name}.relu{number}", "relu")
+    def _conv(self, name: str, width: int, kernel: int = 1, **window: Any) -> str:
+        return self.add(name, "conv", width, kernel, bias=self._config.conv_bias, **window)
+
+    def _norm(self, name: str) -> None:
+        self.add(name, "norm", epsilon=self._config.traits.epsilon)
+
+    def _activation(self, name: str) -> None:
+        traits = self._config.traits
+        if traits.activation != "none":
+            self.add(name, "activation", activation=traits.activation, negative_slope=traits.negative_slope)
+
+    def _norm_and_activation(self, name: str, number: str = "") -> None:
+        self._norm(f"{name}.norm{number}")
+        self._activation(f"{name}.relu{number}")
 
     def stem(self) -> None:
         """One convolution or several, and the pool."""
-        config, stride, padding = self._config, self._config.traits.stem_stride, self._config.traits.padding
+        config, padding = self._config, self._config.traits.padding
+        strides: int | tuple[int, ...] = config.stem_strides
         for number, width in zip(config.stem_numbers, config.stem_widths, strict=True):
-            self.add(f"stem.conv{number}", "conv", width, config.stem_kernel, stride, padding)
+            self._conv(f"stem.conv{number}", width, config.stem_kernel, strides=strides, padding=padding)
             if config.stem_norm:
-                self._norm_relu("stem", number)
-            stride = 1
-        if config.traits.stem_pool == "max":
-            self.add("stem.pool", "max-pool", kernel=3, stride=2, padding=padding)
-        elif config.traits.stem_pool == "max-blur":
-            self.add("stem.max", "max-pool", kernel=3, padding=padding)
-            self.add("stem.pool", "blur-pool", kernel=3, stride=2, padding="symmetric")
+                self._norm_and_activation("stem", number)
+            strides = 1
+        match config.traits.stem_pool:
+            case "max":
+                self.add("stem.pool", "max-pool", kernel=3, strides=2, padding=padding)
+            case "max-2":
+                self.add("stem.pool", "max-pool", kernel=2, strides=2, padding="valid")
+            case "max-blur":
+                self.add("stem.max", "max-pool", kernel=3, padding=padding)
+                self.add("stem.pool", "blur-pool", kernel=3, strides=2, padding="symmetric")
 
     def dense_layer(self, name: str) -> None:
         """A layer that adds k channels to what it sees."""
         config, old = self._config, self._last
-        self._norm_relu(name, "1")
+        self._norm_and_activation(name, "1")
         if config.bottleneck_width is not None:
-            self.add(f"{name}.conv1", "conv", config.bottleneck_width)
+            self._conv(f"{name}.conv1", config.bottleneck_width)
             if config.bottleneck_norm:
-                self._norm_relu(name, "2")
+                self._norm_and_activation(name, "2")
         last = "conv1" if config.bottleneck_width is None else "conv2"
-        new = self.add(f"{name}.{last}", "conv", config.growth_rate, kernel=3)
+        new = self._conv(f"{name}.{last}", config.growth_rate, 3)
         both = (new, old) if config.traits.concatenation == "new-first" else (old, new)
         self.add(name, "concat", inputs=both)
 
     def transition(self, name: str, width: int) -> None:
         """What compresses the channels and halves the map between two blocks."""
-        self._norm_relu(name)
-        self.add(f"{name}.conv", "conv", width)
-        self.add(f"{name}.pool", "avg-pool", kernel=2, stride=2, padding="valid")
+        self._norm(f"{name}.norm")
+        if self._config.traits.transition_activation == "same":
+            self._activation(f"{name}.relu")
+        self._conv(f"{name}.conv", width)
+        self.add(f"{name}.pool", "avg-pool", kernel=2, strides=2, padding="valid")
 
     def head(self) -> None:
         """From the last block's features to logits, or to pooled features."""
         config = self._config
         if config.final_norm:
-            self.add("head.norm", "norm")
+            self._norm("head.norm")
         if config.traits.final_activation == "relu":
-            self.add("head.relu", "relu")
+            self._activation("head.relu")
         if config.head_shape:
-            self.add("head.flatten", "flatten", self.nodes[self._last].width * math.prod(config.head_shape))
+            self.add(FLATTENED, "flatten", self.nodes[self._last].width * math.prod(config.head_shape))
         else:
-            self.add("head.pool", "global-pool")
-        if config.num_classes is not None:
-            self.add(CLASSIFIER, "dense", config.num_classes)
+            self._global_pool()
+        if config.num_classes is not None and not config.head_layers:
+            self.add(CLASSIFIER, "dense", config.num_classes, bias=config.classifier_bias)
+        for n, layer in enumerate(config.head_layers):
+            self._head_layer(n, layer)
+
+    def _global_pool(self) -> None:
+        """The mean of the last map, its maximum, or both, joined or averaged."""
+        pool, last = self._config.traits.head_pool, self._last
+        if pool in ("mean", "max"):
+            self.add(POOLED, "global-mean" if pool == "mean" else "global-max")
+            return
+        mean = self.add(f"{POOLED}.mean", "global-mean", inputs=(last,))
+        greatest = self.add(f"{POOLED}.max", "global-max", inputs=(last,))
+        if pool == "average-of-both":
+            self.add(POOLED, "average", self.nodes[last].width, inputs=(mean, greatest))
+        else:
+            self.add(POOLED, "concat", inputs=(mean, greatest) if pool == "mean-max" else (greatest, mean))
+
+    def _head_layer(self, n: int, layer: HeadLayer) -> None:
+        name = f"head.{layer.kind}{n}"
+        match layer.kind:
+            case "dense":
+                self.add(name, "dense", layer.width, bias=layer.bias)
+            case "norm":
+                self.add(name, "norm", epsilon=layer.epsilon)
+            case "activation" if layer.activation != "none":
+                self.add(name, "activation", activation=layer.activation, negative_slope=layer.negative_slope)
+            case "unit-norm":
+                self.add(name, "unit-norm")
 
 
 def layers(config: DenseNetConfig) -> list[Node]:
@@ -185,6 +245,19 @@ def kind(layer: str) -> Kind:
     return "conv" if last.startswith("conv") else "norm" if last.startswith("norm") else "dense"
 
 
+def flattened(config: DenseNetConfig) -> frozenset[str]:
+    """The layers with parameters that see a flattened map's features, up to the first dense one."""
+    if not config.head_shape:
+        return frozenset()
+    behind = itertools.dropwhile(lambda node: node.name != FLATTENED, graph(config))
+    found = list[str]()
+    for node in behind:
+        found += [node.name] if node.shapes else []
+        if node.kind == "dense":
+            break
+    return frozenset(found)
+
+
 def parameters(config: DenseNetConfig) -> int:
     """The number of trainable parameters: kernels, biases, and the scale and shift of normalisations."""
     return sum(math.prod(shape) for name, shape in shapes(config).items() if not _is_statistic(name))
@@ -203,24 +276,34 @@ def taps(config: DenseNetConfig) -> dict[str, str]:
     """Where both twins can be looked into, in graph order: each tap's name, and the layer whose output it is.
 
     A dense layer's tap is the features that it adds, which are the same whatever the order of concatenation. Outputs
-    are the tap `head`, of no layer's name, since the two frameworks may end in different ones.
+    are the tap `head`, of no layer's name, since the two frameworks may end in different ones; what has parameters
+    before them in the head is a tap of its own.
     """
     places = {}
-    for before, node in itertools.pairwise(graph(config)):
+    nodes = graph(config)
+    # Each framework flattens a map in an order of its own.
+    unordered = {node.name for node in nodes if node.kind == "norm" and node.name in flattened(config)}
+    for before, node in itertools.pairwise(nodes):
         stage = node.name.partition(".")[0]
-        if node.kind == "concat":
+        if node.kind == "concat" and stage.startswith("block"):
             places[node.name] = before.name
         elif stage == "stem" or stage.startswith("transition"):
             places[stage] = node.name  # of which the last one stays
-        elif node.name == "head.norm":
-            places["head.norm"] = node.name
+        elif stage == "head" and node.shapes and node is not nodes[-1] and node.name not in unordered:
+            places[node.name] = node.name
     return places
 
 
 def feeding(tap: str, config: DenseNetConfig) -> list[str]:
     """The canonical tensors between a tap, `head` among them, and the one before it, in graph order."""
-    others = () if tap != "head" or not config.final_norm else ("head.norm.",)
-    return [name for name in shapes(config) if name.startswith(f"{tap}.") and not name.startswith(others)]
+    ends, found = {layer: name for name, layer in taps(config).items()}, list[str]()
+    for node in graph(config):
+        found += (f"{node.name}.{parameter}" for parameter in node.shapes)
+        if node.name in ends:
+            if ends[node.name] == tap:
+                return found
+            found = []
+    return found
 
 
 def sizes(config: DenseNetConfig, size: Shape) -> dict[str, Shape]:
@@ -228,24 +311,24 @@ def sizes(config: DenseNetConfig, size: Shape) -> dict[str, Shape]:
     found: dict[str, Shape] = {}
     for node in graph(config):
         before = found[node.inputs[0]] if node.inputs else size
-        whole = node.kind in ("global-pool", "flatten")
-        found[node.name] = () if whole else tuple(_side(node, side) for side in before)
+        whole = node.kind in ("global-mean", "global-max", "flatten")
+        found[node.name] = () if whole else tuple(map(partial(_side, node), before, node.strides))
     return found
 
 
-def _side(node: Node, side: int) -> int:
+def _side(node: Node, side: int, stride: int) -> int:
     """How many positions a window has along a side."""
     if node.padding == "same":
-        return -(-side // node.stride)
+        return -(-side // stride)
     padded = side + (2 * (node.kernel // 2) if node.padding == "symmetric" else 0)
-    return (padded - node.kernel) // node.stride + 1
+    return (padded - node.kernel) // stride + 1
 
 
-def reduction(config: DenseNetConfig, until: str = "") -> int:
-    """How many pixels of the image a side of one position stands for in a node's output, or in the last map."""
-    pixels = 1
+def reduction(config: DenseNetConfig, until: str = "") -> tuple[int, ...]:
+    """How many pixels of the image one position stands for on each axis of a node's output, or of the last map."""
+    pixels = (1,) * config.dimensions
     for node in graph(config):
-        pixels *= node.stride
+        pixels = tuple(map(operator.mul, pixels, node.strides))
         if node.name == until:
             break
     return pixels
@@ -267,10 +350,14 @@ def multiply_adds(config: DenseNetConfig, size: Shape) -> int:
 def channels(config: DenseNetConfig) -> Mapping[str, tuple[tuple[str, int], ...]]:
     """Who made the channels that each node gives, in their order: names of nodes, each with how many it made.
 
-    A flattened map's features count as the channels that they come from.
+    A flattened map's features count as the channels that they come from, which joined pools give twice.
     """
     found: dict[str, tuple[tuple[str, int], ...]] = {}
     for node in graph(config):
-        made = node.kind in ("input", "conv", "dense")
-        found[node.name] = ((node.name, node.width),) if made else sum((found[each] for each in node.inputs), ())
+        if node.kind in ("input", "inputs", "conv", "dense"):
+            found[node.name] = ((node.name, node.width),)
+        elif node.kind == "average":
+            found[node.name] = found[node.inputs[0]]
+        else:
+            found[node.name] = sum((found[each] for each in node.inputs), ())
     return MappingProxyType(found)

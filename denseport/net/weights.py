@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -33,8 +34,11 @@ class Weights:
 
     def without_head(self) -> Weights:
         """The same net without its classifier."""
-        tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{CLASSIFIER}.")}
-        return Weights(self.config.without_head(), tensors, self.counters)
+        config = self.config.without_head()
+        left = {layer.name for layer in layers(config)}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.rpartition(".")[0] in left}
+        counters = {norm: tensor for norm, tensor in self.counters.items() if norm in left}
+        return Weights(config, tensors, counters)
 
     def for_net(self, config: DenseNetConfig) -> Weights:
         """The same weights as a net takes them: without a classifier where it has none, in its order of concatenation.
@@ -47,14 +51,15 @@ class Weights:
 
     def with_new_head(self, num_classes: int) -> Weights:
         """The same net with a classifier of zeros: every logit is 0 until it is trained."""
-        config = self.config.replace(num_classes=num_classes, head_shape=())
+        body = self.without_head()
+        config = body.config.replace(num_classes=num_classes)
         dtype = next(iter(self.tensors.values())).dtype
         zeros = {
             name: Tensor(dtype, shape, lambda shape=shape: np.zeros(shape, dtype))  # type: ignore[misc]
             for name, shape in shapes(config).items()
             if name.startswith(f"{CLASSIFIER}.")
         }
-        return Weights(config, {**self.without_head().tensors, **zeros}, self.counters)
+        return Weights(config, {**body.tensors, **zeros}, body.counters)
 
     def cast(self, dtype: np.dtype[Any]) -> Weights:
         """Every tensor rounded to a floating-point dtype, to nearest even; counters stay integers.
@@ -84,16 +89,20 @@ class Weights:
         return replace(self, config=self.config.replace(concatenation=order), tensors=tensors)
 
     def with_epsilon(self, epsilon: float) -> Weights:
-        """The same function at another epsilon: the difference goes into every running variance.
+        """The same function at another epsilon: the difference goes into every running variance of the body.
 
         Reading a variance raises UsageError where it would become negative.
         """
         moved = self.config.traits.epsilon - epsilon
-        tensors = {
-            name: _shifted(name, tensor, moved) if name.endswith(".running_var") else tensor
-            for name, tensor in self.tensors.items()
+        config = self.config.replace(epsilon=epsilon)
+        after = {node.name: node.epsilon for node in layers(config) if node.kind == "norm"}
+        shifted = {
+            f"{node.name}.running_var" for node in layers(self.config) if node.epsilon != after.get(node.name, 0)
         }
-        return replace(self, config=self.config.replace(epsilon=epsilon), tensors=tensors)
+        tensors = {
+            name: _shifted(name, tensor, moved) if name in shifted else tensor for name, tensor in self.tensors.items()
+        }
+        return replace(self, config=config, tensors=tensors)
 
 
 @dataclass(frozen=True)
@@ -142,12 +151,23 @@ def new_first_order(config: DenseNetConfig) -> Mapping[str, np.ndarray]:
         if len(parts) == 1:
             continue
         if parts is not made:  # a normalisation has the channels of what it reads
-            counts = dict(parts)
+            counts = dict(_told_apart(parts))
             ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
-            index = np.concatenate([np.arange(ends[maker] - count, ends[maker]) for maker, count in new[node]])
+            ordered = _told_apart(new[node])
+            index = np.concatenate([np.arange(ends[maker] - count, ends[maker]) for maker, count in ordered])
             made = parts
         indices[node] = index
     return MappingProxyType(indices)
+
+
+def _told_apart(parts: tuple[tuple[str, int], ...]) -> list[tuple[tuple[str, int], int]]:
+    """Makers of channels, each with how often it was there before, which joined pools have twice."""
+    before = Counter[str]()
+    found = []
+    for maker, count in parts:
+        found.append(((maker, before[maker]), count))
+        before[maker] += 1
+    return found
 
 
 def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:
@@ -158,7 +178,8 @@ def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:
         positions = values.shape[axis] // len(index)
         if positions == 1:
             return values.take(index, axis)
-        return values.reshape(values.shape[0], len(index), positions).take(index, 1).reshape(values.shape)
+        split = (*values.shape[:axis], len(index), positions, *values.shape[axis + 1 :])
+        return values.reshape(split).take(index, axis).reshape(values.shape)
 
     return Tensor(tensor.dtype, tensor.shape, read)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,17 +109,17 @@ def noise(config: DenseNetConfig) -> tuple[ImageSet, ...]:
         UsageError: The net needs larger images than can be made up.
     """
     even = _usual_size(config)
-    if math.prod(even) * config.in_channels > MAX_NOISE_VALUES:
+    if math.prod(even) * config.image_channels > MAX_NOISE_VALUES:
         raise UsageError(
-            f"images of {_shown(even)} pixels and {config.in_channels} channels, that this net needs are too large for "
-            "noise; give --inputs, or --no-verify"
+            f"images of {_shown(even)} pixels and {config.image_channels} channels, that this net needs are too large "
+            "for noise; give --inputs, or --no-verify"
         )
     odd = tuple(side + 1 for side in even)
     shares = (0.75, 0.875, 0.75)  # of which the second becomes odd
     unequal = tuple(int(side * shares[axis]) // 2 * 2 + axis % 2 for axis, side in enumerate(even))
     counts = {even: 2, odd: 2} | ({unequal: 1} if config.dimensions > 1 else {})
     return tuple(
-        ImageSet(_shown(size), (count, *size, config.in_channels))
+        ImageSet(_shown(size), (count, *size, config.image_channels))
         for size, count in counts.items()
         if _takes(config, size)
     )
@@ -129,8 +130,8 @@ def training_shape(config: DenseNetConfig) -> tuple[int, ...]:
 
     Its sides are even, small since each step of training costs three times a run, and leave a map of several positions.
     """
-    small = (max(32, 2 * _least(config)),) * config.dimensions
-    return (*(_usual_size(config) if _flattened(config) else small), config.in_channels)
+    small = tuple(max(32, 2 * least) for least in _least(config))
+    return (*(_usual_size(config) if _flattened(config) else small), config.image_channels)
 
 
 def given(
@@ -168,7 +169,7 @@ def _spec(preprocessing: str | Preprocessing) -> Preprocessing:
 
 def _arrays(file: Path, config: DenseNetConfig, spec: Preprocessing | None) -> ImageSet:
     if spec is not None:
-        spec.statistics(config.in_channels)
+        spec.statistics(config.image_channels)
     shape, labels = npz.checked(file, config)
     _require_size(config, shape[1:-1], file)
     names = tuple(f"images[{n}]" for n in range(shape[0]))
@@ -177,10 +178,10 @@ def _arrays(file: Path, config: DenseNetConfig, spec: Preprocessing | None) -> I
 
 def _pictures(path: Path, config: DenseNetConfig, spec: Preprocessing) -> ImageSet:
     pictures.require_pillow()
-    if config.dimensions != 2 or config.in_channels not in (1, 3):
+    if config.dimensions != 2 or config.image_channels not in (1, 3):
         raise UsageError(
             f"{path}: pictures have 2 dimensions and 1 or 3 channels, the net takes {config.dimensions} and "
-            f"{config.in_channels}; give a npz file with images (N, *spatial, C)"
+            f"{config.image_channels}; give a npz file with images (N, *spatial, C)"
         )
     height, width = (spec.crop, spec.crop) if spec.crop else _usual_size(config)
     _require_size(config, (height, width), path)
@@ -188,22 +189,22 @@ def _pictures(path: Path, config: DenseNetConfig, spec: Preprocessing) -> ImageS
         raise UsageError(f"{path}: the net takes {height}x{width} pixels, pictures are made square; give a npz file")
     folder, names, labels = pictures.found(path, config.num_classes)
     pictures.check([folder / name for name in names], height, spec)
-    shape = (len(names), height, width, config.in_channels)
+    shape = (len(names), height, width, config.image_channels)
     return ImageSet(path.resolve().name, shape, "pictures", folder, names, spec, labels)
 
 
 def _usual_size(config: DenseNetConfig) -> tuple[int, ...]:
     """The even sides that a net of this kind usually takes; where the head is flattened, the ones that fit it."""
     if _flattened(config):
-        return tuple(side * _least(config) for side in config.head_shape)
+        return tuple(map(operator.mul, config.head_shape, _least(config)))
     usual = 32 if config.traits.stem_stride == 1 else 64 if config.dimensions == 3 else 224
-    return (max(usual, 2 * _least(config)),) * config.dimensions
+    return tuple(max(usual, 2 * least) for least in _least(config))
 
 
 def _require_size(config: DenseNetConfig, size: tuple[int, ...], file: Path) -> None:
     """Raises UsageError where a net cannot take images of a spatial shape; the message names `file`."""
     if not _takes(config, size):
-        wanted = _shown(_usual_size(config)) if _flattened(config) else f"sides of {_least(config)} or more"
+        wanted = _shown(_usual_size(config)) if _flattened(config) else f"sides of {max(_least(config))} or more"
         raise UsageError(f"{file}: images of {_shown(size)} do not fit; the net takes {wanted}")
 
 
@@ -216,9 +217,9 @@ def _flattened(config: DenseNetConfig) -> bool:
     return bool(config.head_shape) and config.num_classes is not None
 
 
-def _least(config: DenseNetConfig) -> int:
-    """The side of which one position is left in the map; beyond 2^40 it is of no use to say how much larger it is."""
-    return min(reduction(config), 1 << 40)
+def _least(config: DenseNetConfig) -> tuple[int, ...]:
+    """The sides of which one position is left in the map; beyond 2^40 it is of no use to say how much larger."""
+    return tuple(min(pixels, 1 << 40) for pixels in reduction(config))
 
 
 def _shown(size: tuple[int, ...]) -> str:

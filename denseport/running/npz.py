@@ -102,10 +102,10 @@ def checked(file: Path, config: DenseNetConfig) -> tuple[tuple[int, ...], np.nda
 
 def _check_images(file: Path, header: _Header, config: DenseNetConfig) -> None:
     shape = header.shape
-    if len(shape) != config.dimensions + 2 or shape[-1] != config.in_channels or min(shape) < 1:
+    if len(shape) != config.dimensions + 2 or shape[-1] != config.image_channels or min(shape) < 1:
         raise UsageError(
             f"{file}: images of shape {quoted(shape)} do not fit; the net takes (N, "
-            f"{'height, width, ' if config.dimensions == 2 else '*spatial, '}{config.in_channels})"
+            f"{'height, width, ' if config.dimensions == 2 else '*spatial, '}{config.image_channels})"
         )
     if header.dtype.kind not in "uif":
         raise UsageError(

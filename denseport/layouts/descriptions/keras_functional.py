@@ -6,6 +6,7 @@ keras/src/saving/serialization_lib.py: serialize_keras_object.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from denseport.layouts.parse import find_layout
@@ -85,25 +86,29 @@ def _computation(node: Node, config: DenseNetConfig) -> tuple[str, dict[str, Any
     match node.kind:
         case "input":
             # Sizes are free, but where the classifier sees a flattened map, which images of one size alone give.
-            fixed: list[int | None] = [side * reduction(config) for side in config.head_shape]
-            shape = [None, *(fixed or [None] * config.dimensions), node.width]
+            sides = map(operator.mul, config.head_shape, reduction(config))
+            shape = [None, *(list(sides) or [None] * config.dimensions), node.width]
             return "InputLayer", {"batch_shape": shape, "dtype": "float32"}
         case "conv":
-            window = {"kernel_size": node.kernel, "strides": [node.stride] * config.dimensions, "padding": padding}
+            window = {"kernel_size": node.kernel, "strides": list(node.strides), "padding": padding}
             arguments = {"filters": node.width, **window, "use_bias": config.conv_bias, **CHANNELS_LAST}
             return f"Conv{dimensions}", arguments
         case "norm":
             return "BatchNormalization", {"axis": -1, "epsilon": config.traits.epsilon, "momentum": 0.9}
-        case "relu":
+        case "activation":
             return "Activation", {"activation": "relu"}
         case "max-pool":
-            window = {"pool_size": node.kernel, "strides": node.stride, "padding": padding}
+            window = {"pool_size": node.kernel, "strides": node.strides[0], "padding": padding}
             return f"MaxPooling{dimensions}", window | CHANNELS_LAST
         case "avg-pool":
-            return f"AveragePooling{dimensions}", {"pool_size": node.kernel, "strides": node.stride, **CHANNELS_LAST}
+            return f"AveragePooling{dimensions}", {
+                "pool_size": node.kernel,
+                "strides": node.strides[0],
+                **CHANNELS_LAST,
+            }
         case "concat":
             return "Concatenate", {"axis": -1}
-        case "global-pool":
+        case "global-mean":
             return f"GlobalAveragePooling{dimensions}", CHANNELS_LAST
         case "flatten":
             return "Flatten", CHANNELS_LAST

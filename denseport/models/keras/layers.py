@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -27,6 +28,30 @@ class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
             biased = ops.convert_to_tensor(self.moving_variance) - kept
             self.moving_variance.assign(kept + biased * positions / ops.maximum(positions - 1, 1))
         return outputs
+
+
+@keras.saving.register_keras_serializable("denseport")
+class LeakyReLU(layers.LeakyReLU):  # type: ignore[misc]
+    """`keras.layers.LeakyReLU`, whose slope is not rounded to float32, as TensorFlow's is."""
+
+    def call(self, inputs: Any) -> Any:
+        """Any shape to the same."""
+        return ops.maximum(inputs, 0) + ops.minimum(inputs, 0) * self.negative_slope
+
+
+@keras.saving.register_keras_serializable("denseport")  # type: ignore[untyped-decorator]
+def gelu(x: Any) -> Any:
+    """x times the normal distribution's cumulative function of x, whose constants TensorFlow rounds to float32."""
+    return x * (ops.erf(x * math.sqrt(0.5)) + 1) * 0.5
+
+
+@keras.saving.register_keras_serializable("denseport")  # type: ignore[untyped-decorator]
+def gelu_tanh(x: Any) -> Any:
+    """The same by a hyperbolic tangent.
+
+    Source: Hendrycks and Gimpel 2016, section 2.
+    """
+    return x * (ops.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1) * 0.5
 
 
 @keras.saving.register_keras_serializable("denseport")

@@ -19,13 +19,20 @@ from keras import layers, ops
 
 from denseport.errors import UsageError
 from denseport.models import require_fit
-from denseport.models.keras.layers import AveragePooling3D, BatchNormalization, MaxPooling3D
-from denseport.net.config import DenseNetConfig
+from denseport.models.keras.layers import AveragePooling3D, BatchNormalization, LeakyReLU, MaxPooling3D, gelu, gelu_tanh
+from denseport.net.config import DenseNetConfig, HeadLayer, Inputs
 
 CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 MAX_POOL = (layers.MaxPooling1D, layers.MaxPooling2D, MaxPooling3D)
 AVERAGE_POOL = (layers.AveragePooling1D, layers.AveragePooling2D, AveragePooling3D)
 GLOBAL_AVERAGE_POOL = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
+GLOBAL_MAX_POOL = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)
+ACTIVATIONS: Mapping[str, Any] = {
+    **{name: name for name in ("relu", "relu6", "elu", "selu", "silu", "mish", "tanh", "sigmoid", "softplus")},
+    "gelu": gelu,
+    "gelu-tanh": gelu_tanh,
+    "hard-swish": "hard_silu",
+}
 
 
 def canonical(name: str) -> str:
@@ -83,10 +90,19 @@ def densenet(config: DenseNetConfig, dtype: str = "float32") -> keras.Model:
     Source: Huang et al. 2017, table 1.
     """
     with computing_in(dtype):
-        images = keras.Input((*[None] * config.dimensions, config.in_channels), dtype=dtype, name="images")
-        x = features(config, images)
+        images = keras.Input((*[None] * config.dimensions, config.image_channels), dtype=dtype, name="images")
+        x = image_inputs(config.inputs, images) if config.inputs else images
+        x = features(config, x)
         x = head(config, x, "head")
         return keras.Model(images, x, name="densenet")
+
+
+def image_inputs(inputs: Inputs, x: Any) -> Any:
+    """What the net makes of what it is fed: channel c is x[order[c]] * scale[c] + offset[c]."""
+    if inputs.order != tuple(range(inputs.channels)):
+        x = ops.take(x, inputs.order, axis=-1)
+    # Arrays, since Keras takes numbers to be of float32.
+    return layers.Rescaling(np.array(inputs.scale), np.array(inputs.offset), name="inputs")(x)
 
 
 def features(config: DenseNetConfig, x: Any, style: Style = TWIN) -> Any:
@@ -104,16 +120,19 @@ def stem(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
 
     Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
     """
-    stride = config.traits.stem_stride
+    strides: int | tuple[int, ...] = config.stem_strides
     for n, outputs in zip(config.stem_numbers, config.stem_widths, strict=True):
         x, padding = pad(config, x, config.stem_kernel)
-        x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, stride, padding, style)
+        x = conv(config, x, f"{name}.conv{n}", outputs, config.stem_kernel, strides, padding, style)
         if config.stem_norm:
             x = norm(config, x, f"{name}.norm{n}", style)
-            x = relu(x, f"{name}.relu{n}", style)
-        stride = 1
+            x = body_activation(config, x, f"{name}.relu{n}", style)
+        strides = 1
     if config.traits.stem_pool == "max":
         x = max_pool(config, x, f"{name}.pool", 2, style)
+    if config.traits.stem_pool == "max-2":
+        windows = {"pool_size": 2, "strides": 2, "data_format": "channels_last"}
+        x = _through(MAX_POOL[config.dimensions - 1], x, f"{name}.pool", style, **windows)
     if config.traits.stem_pool == "max-blur":
         x = max_pool(config, x, f"{name}.max", 1, style)
         x = blur_pool(config, x, f"{name}.pool", style)
@@ -131,14 +150,14 @@ def dense_layer(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) 
     """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
     old = x
     x = norm(config, x, f"{name}.norm1", style)
-    x = relu(x, f"{name}.relu1", style)
+    x = body_activation(config, x, f"{name}.relu1", style)
     if config.bottleneck_width is None:
         x = conv(config, x, f"{name}.conv1", config.growth_rate, 3, style=style)
     else:
         x = conv(config, x, f"{name}.conv1", config.bottleneck_width, 1, style=style)
         if config.bottleneck_norm:
             x = norm(config, x, f"{name}.norm2", style)
-            x = relu(x, f"{name}.relu2", style)
+            x = body_activation(config, x, f"{name}.relu2", style)
         x = conv(config, x, f"{name}.conv2", config.growth_rate, 3, style=style)
     if style.dropout_rate:
         x = _through(layers.Dropout, x, f"{name}.dropout", style, rate=style.dropout_rate)
@@ -148,34 +167,52 @@ def dense_layer(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) 
 def transition(config: DenseNetConfig, x: Any, name: str, outputs: int, style: Style = TWIN) -> Any:
     """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
     x = norm(config, x, f"{name}.norm", style)
-    x = relu(x, f"{name}.relu", style)
+    if config.traits.transition_activation == "same":
+        x = body_activation(config, x, f"{name}.relu", style)
     x = conv(config, x, f"{name}.conv", outputs, 1, style=style)
     return average_pool(config, x, f"{name}.pool", 2, style)
 
 
 def head(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
-    """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
+    """The last normalisation and activation, the global pool, and the classifier or several layers, to logits.
 
-    Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (*spatial, C).
+    Where the config has a `head_shape`, they see the whole map, flattened in the order (*spatial, C).
     """
     x = last_norm(config, x, name, style)
     if config.head_shape:
         positions = math.prod(config.head_shape)
         x = _through(layers.Reshape, x, f"{name}.flatten", style, target_shape=(positions * x.shape[-1],))
     else:
-        x = global_average_pool(config, x, f"{name}.pool", style)
-    if config.num_classes is not None:
+        x = global_pool(config, x, name, style)
+    if config.num_classes is not None and not config.head_layers:
         outputs = {"units": config.num_classes, "activation": style.head_activation}
-        x = _through(layers.Dense, x, f"{name}.classifier", style, **outputs)
+        x = _through(layers.Dense, x, f"{name}.classifier", style, use_bias=config.classifier_bias, **outputs)
+    for n, layer in enumerate(config.head_layers):
+        x = head_layer(layer, x, f"{name}.{layer.kind}{n}", style)
     return x
 
 
+def head_layer(layer: HeadLayer, x: Any, name: str, style: Style = TWIN) -> Any:
+    """A layer behind the pool: (N, C) to (N, its width), or to the same shape where it has none."""
+    match layer.kind:
+        case "dense":
+            return _through(layers.Dense, x, name, style, units=layer.width, use_bias=layer.bias)
+        case "norm":
+            own = {"axis": -1, "epsilon": layer.epsilon, "momentum": style.momentum}
+            return _through(style.normalization, x, name, style, **own)
+        case "activation":
+            return activation(layer.activation, layer.negative_slope, x, name, style)
+        case "unit-norm":
+            return _through(layers.UnitNormalization, x, name, style, axis=-1)
+    return x  # of dropout, whose rate is no part of a configuration
+
+
 def last_norm(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
-    """The head's normalisation and ReLU, where the config has them."""
+    """The head's normalisation and activation, where the config has them."""
     if config.final_norm:
         x = norm(config, x, f"{name}.norm", style)
     if config.traits.final_activation == "relu":
-        x = relu(x, f"{name}.relu", style)
+        x = body_activation(config, x, f"{name}.relu", style)
     return x
 
 
@@ -185,12 +222,12 @@ def conv(
     name: str,
     outputs: int,
     side: int,
-    stride: int = 1,
+    strides: int | tuple[int, ...] = 1,
     padding: str = "same",
     style: Style = TWIN,
 ) -> Any:
-    """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
-    windows = {"kernel_size": side, "strides": stride, "padding": padding, "data_format": "channels_last"}
+    """A convolution, which keeps the spatial sizes where neither strides nor padding is given."""
+    windows = {"kernel_size": side, "strides": strides, "padding": padding, "data_format": "channels_last"}
     training = {"kernel_initializer": style.kernel_initializer, "kernel_regularizer": style.penalty(name)}
     layer_class = CONV[config.dimensions - 1]
     return _through(layer_class, x, name, style, filters=outputs, use_bias=config.conv_bias, **windows, **training)
@@ -202,9 +239,18 @@ def norm(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
     return _through(style.normalization, x, name, style, **own)
 
 
-def relu(x: Any, name: str, style: Style = TWIN) -> Any:
-    """The positive part."""
-    return _through(layers.Activation, x, name, style, activation="relu")
+def body_activation(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
+    """What follows a normalisation."""
+    return activation(config.traits.activation, config.traits.negative_slope, x, name, style)
+
+
+def activation(which: str, negative_slope: float, x: Any, name: str, style: Style = TWIN) -> Any:
+    """An activation by its name in `denseport.net.config.Activation`."""
+    if which == "none":
+        return x
+    if which == "leaky-relu":
+        return _through(LeakyReLU, x, name, style, negative_slope=negative_slope)
+    return _through(layers.Activation, x, name, style, activation=ACTIVATIONS[which])
 
 
 def max_pool(config: DenseNetConfig, x: Any, name: str, stride: int, style: Style = TWIN) -> Any:
@@ -233,9 +279,24 @@ def blur_pool(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) ->
     return average_pool(config, x, name, 2, style)
 
 
-def global_average_pool(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
-    """The mean over all spatial axes: (N, *spatial, C) to (N, C)."""
-    return _through(GLOBAL_AVERAGE_POOL[config.dimensions - 1], x, name, style, data_format="channels_last")
+def global_pool(config: DenseNetConfig, x: Any, name: str, style: Style = TWIN) -> Any:
+    """The mean or the maximum over all spatial axes, or both, joined or averaged: (N, *spatial, C) to (N, C or 2 C)."""
+
+    def pool(classes: tuple[Any, ...], own: str) -> Any:
+        return _through(classes[config.dimensions - 1], x, f"{name}.{own}", style, data_format="channels_last")
+
+    match config.traits.head_pool:
+        case "mean":
+            return pool(GLOBAL_AVERAGE_POOL, "pool")
+        case "max":
+            return pool(GLOBAL_MAX_POOL, "pool")
+        case "average-of-both":
+            both = [pool(GLOBAL_AVERAGE_POOL, "pool.mean"), pool(GLOBAL_MAX_POOL, "pool.max")]
+            return _through(layers.Average, both, f"{name}.pool", style)
+        case joined:
+            both = [pool(GLOBAL_AVERAGE_POOL, "pool.mean"), pool(GLOBAL_MAX_POOL, "pool.max")]
+            both = both if joined == "mean-max" else both[::-1]
+            return _through(layers.Concatenate, both, f"{name}.pool", style, axis=-1)
 
 
 def dense_connection(config: DenseNetConfig, old: Any, new: Any, name: str, style: Style = TWIN) -> Any:

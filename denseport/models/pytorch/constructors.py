@@ -16,6 +16,8 @@ from denseport.models.pytorch.features import FeatureNet
 from denseport.net.config import DenseNetConfig
 from denseport.net.names import find_config
 
+HEAD = ("head_shape", "classifier_bias", "head_layers")
+
 
 def create(
     name_or_config: str | DenseNetConfig,
@@ -63,13 +65,13 @@ def create(
     if pretrained is not None:
         config, tensors = _pretrained(Path(pretrained), config)
     if num_classes is not None and (num_classes or None) != config.num_classes:
-        config = config.replace(num_classes=num_classes or None, head_shape=())
-    if in_channels is not None and in_channels != config.in_channels:
+        config = config.without_head().replace(num_classes=num_classes or None)
+    if in_channels is not None and in_channels != config.image_channels:
         if pretrained is not None:
             raise UsageError(
-                f"{pretrained}: is for {config.in_channels} channels, not {in_channels}; leave in_channels out"
+                f"{pretrained}: is for {config.image_channels} channels, not {in_channels}; leave in_channels out"
             )
-        config = config.replace(in_channels=in_channels)
+        config = config.replace(in_channels=in_channels, inputs=None)
     if features_only:
         net: DenseNet = FeatureNet(
             config, out_indices, layer_drop_rate=proj_drop_rate, memory_efficient=memory_efficient
@@ -89,7 +91,7 @@ def create(
 def _pretrained(file: Path, config: DenseNetConfig) -> tuple[DenseNetConfig, dict[str, torch.Tensor]]:
     """What a file holds that has the architecture of `config`: its configuration, and its tensors by canonical name.
 
-    Traits, classes and channels may differ.
+    Traits, head, channels and inputs may differ.
 
     Raises:
         LayoutError: It holds another one.
@@ -98,7 +100,7 @@ def _pretrained(file: Path, config: DenseNetConfig) -> tuple[DenseNetConfig, dic
         weights = layouts.to_canonical(checkpoint, layouts.detect(checkpoint))
         own = weights.config
         like = config.replace(
-            num_classes=own.num_classes, in_channels=own.in_channels, head_shape=own.head_shape, traits=own.traits
+            **{name: getattr(own, name) for name in ("num_classes", "in_channels", "inputs", "traits", *HEAD)}
         )
         if own != like:
             raise LayoutError(f"{file}: holds {own.variant}, not {config.variant}; create a net of that architecture")
@@ -112,9 +114,9 @@ def _pretrained(file: Path, config: DenseNetConfig) -> tuple[DenseNetConfig, dic
 
 
 def _initialise(net: DenseNet) -> None:
-    """The initial values of the original net: He et al.'s for kernels, zeros for the classifier's biases."""
+    """The initial values of the original net: He et al.'s for kernels, zeros for the biases of dense layers."""
     for module in net.modules():
         if isinstance(module, _ConvNd):
             nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

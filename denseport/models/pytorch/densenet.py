@@ -7,7 +7,7 @@ describes; a module's place in its parents spells its canonical name, `block1.la
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import cast
@@ -20,14 +20,30 @@ from torch.utils.checkpoint import checkpoint
 
 from denseport.metadata import Record
 from denseport.models import require_fit
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig, HeadLayer, Inputs
 
-CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVERAGE_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 GLOBAL_AVERAGE_POOL = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+GLOBAL_MAX_POOL = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 REFLECTION = (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "gelu-tanh": partial(nn.GELU, "tanh"),
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "hard-swish": nn.Hardswish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+}
 
 
 class DenseNet(nn.Sequential):
@@ -57,6 +73,8 @@ class DenseNet(nn.Sequential):
     ) -> None:
         super().__init__()
         self.config = config
+        if config.inputs:
+            self.add_module("inputs", ImageInputs(config.inputs, config.dimensions))
         self.add_module("stem", stem(config))
         width = config.stem_widths[-1]
         for b, count in enumerate(config.block_config, 1):
@@ -80,17 +98,19 @@ def stem(config: DenseNetConfig) -> nn.Sequential:
     Source: Huang et al. 2017, table 1; deep stems and blur pool: timm `densenet.py`, `DenseNet`.
     """
     modules = nn.Sequential()
-    width, stride = config.in_channels, config.traits.stem_stride
+    width, strides = config.in_channels, config.stem_strides
     for n, outputs in zip(config.stem_numbers, config.stem_widths, strict=True):
-        before, padding = pad(config, config.stem_kernel, stride)
+        before, padding = pad(config, config.stem_kernel, strides)
         modules.add_module(f"pad{n}", before)
-        modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, stride, padding))
+        modules.add_module(f"conv{n}", conv(config, width, outputs, config.stem_kernel, strides, padding))
         if config.stem_norm:
             modules.add_module(f"norm{n}", norm(config, outputs))
-            modules.add_module(f"relu{n}", nn.ReLU(inplace=True))
-        width, stride = outputs, 1
+            modules.add_module(f"relu{n}", body_activation(config))
+        width, strides = outputs, (1,) * config.dimensions
     if config.traits.stem_pool == "max":
         modules.add_module("pool", max_pool(config, stride=2))
+    if config.traits.stem_pool == "max-2":
+        modules.add_module("pool", MAX_POOL[config.dimensions - 1](2))
     if config.traits.stem_pool == "max-blur":
         modules.add_module("max", max_pool(config, stride=1))
         modules.add_module("pool", blur_pool(config))
@@ -111,14 +131,14 @@ def dense_layer(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> D
     """Adds k channels, by a 1x1 and a 3x3 convolution or by a 3x3 alone (section 3, Bottleneck layers)."""
     layer = DenseConnection(config)
     layer.add_module("norm1", norm(config, width))
-    layer.add_module("relu1", nn.ReLU(inplace=True))
+    layer.add_module("relu1", body_activation(config))
     if config.bottleneck_width is None:
         layer.add_module("conv1", conv(config, width, config.growth_rate, 3))
     else:
         layer.add_module("conv1", conv(config, width, config.bottleneck_width, 1))
         if config.bottleneck_norm:
             layer.add_module("norm2", norm(config, config.bottleneck_width))
-            layer.add_module("relu2", nn.ReLU(inplace=True))
+            layer.add_module("relu2", body_activation(config))
         layer.add_module("conv2", conv(config, config.bottleneck_width, config.growth_rate, 3))
     if drop_rate:
         layer.add_module("dropout", nn.Dropout(drop_rate))
@@ -129,40 +149,62 @@ def transition(config: DenseNetConfig, width: int, outputs: int) -> nn.Sequentia
     """Halves every spatial size, and compresses the channels (section 3, Pooling layers and Compression)."""
     modules = nn.Sequential()
     modules.add_module("norm", norm(config, width))
-    modules.add_module("relu", nn.ReLU(inplace=True))
+    if config.traits.transition_activation == "same":
+        modules.add_module("relu", body_activation(config))
     modules.add_module("conv", conv(config, width, outputs, 1))
     modules.add_module("pool", average_pool(config, stride=2))
     return modules
 
 
 def head(config: DenseNetConfig, width: int, drop_rate: float = 0.0) -> nn.Sequential:
-    """The last normalisation and ReLU, the global average pool and the classifier, which gives logits.
+    """The last normalisation and activation, the global pool, and the classifier or several layers, to logits.
 
-    Where the config has a `head_shape`, the classifier sees the whole map, flattened in the order (C, *spatial).
+    Where the config has a `head_shape`, they see the whole map, flattened in the order (C, *spatial).
     """
     modules = nn.Sequential()
     if config.final_norm:
         modules.add_module("norm", norm(config, width))
     if config.traits.final_activation == "relu":
         # Not in place, since a parity check looks at what comes in.
-        modules.add_module("relu", nn.ReLU())
+        modules.add_module("relu", activation(config.traits.activation, config.traits.negative_slope))
     if config.head_shape:
         modules.add_module("flatten", nn.Flatten())
+        width *= math.prod(config.head_shape)
     else:
-        modules.add_module("pool", global_average_pool(config))
+        modules.add_module("pool", global_pool(config))
+        width *= 2 if config.traits.head_pool in ("mean-max", "max-mean") else 1
     if drop_rate:
         modules.add_module("dropout", nn.Dropout(drop_rate))
-    if config.num_classes is not None:
-        modules.add_module("classifier", nn.Linear(width * math.prod(config.head_shape), config.num_classes))
+    if config.num_classes is not None and not config.head_layers:
+        modules.add_module("classifier", nn.Linear(width, config.num_classes, bias=config.classifier_bias))
+    for n, layer in enumerate(config.head_layers):
+        if layer.kind != "dropout":  # the rate is no part of a configuration
+            modules.add_module(f"{layer.kind}{n}", head_layer(layer, width))
+        width = layer.width or width
     return modules
 
 
+def head_layer(layer: HeadLayer, width: int) -> nn.Module:
+    """A layer behind the pool: (N, width) to (N, its width), or to the same shape where it has none."""
+    if layer.kind == "dense":
+        return nn.Linear(width, layer.width, bias=layer.bias)
+    if layer.kind == "norm":
+        return nn.BatchNorm1d(width, eps=layer.epsilon, momentum=0.1)
+    return UnitNorm() if layer.kind == "unit-norm" else activation(layer.activation, layer.negative_slope)
+
+
 def conv(
-    config: DenseNetConfig, inputs: int, outputs: int, side: int, stride: int = 1, padding: int | None = None
+    config: DenseNetConfig,
+    inputs: int,
+    outputs: int,
+    side: int,
+    strides: tuple[int, ...] = (),
+    padding: int | None = None,
 ) -> nn.Module:
-    """A convolution, which keeps the spatial sizes where neither stride nor padding is given."""
+    """A convolution, which keeps the spatial sizes where neither strides nor padding is given."""
     padding = side // 2 if padding is None else padding
-    return CONV[config.dimensions - 1](inputs, outputs, side, stride, padding, bias=config.conv_bias)
+    strides = strides or (1,) * config.dimensions
+    return CONV[config.dimensions - 1](inputs, outputs, side, strides, padding, bias=config.conv_bias)
 
 
 def norm(config: DenseNetConfig, width: int) -> nn.Module:
@@ -170,9 +212,22 @@ def norm(config: DenseNetConfig, width: int) -> nn.Module:
     return NORM[config.dimensions - 1](width, eps=config.traits.epsilon, momentum=0.1)
 
 
+def body_activation(config: DenseNetConfig) -> nn.Module:
+    """What follows a normalisation, in place where that is a ReLU."""
+    traits = config.traits
+    return (
+        nn.ReLU(inplace=True) if traits.activation == "relu" else activation(traits.activation, traits.negative_slope)
+    )
+
+
+def activation(name: str, negative_slope: float) -> nn.Module:
+    """An activation by its name in `denseport.net.config.Activation`."""
+    return nn.LeakyReLU(negative_slope) if name == "leaky-relu" else ACTIVATIONS[name]()
+
+
 def max_pool(config: DenseNetConfig, stride: int) -> nn.Sequential:
     """The maximum of 3 positions an axis; no maximum sees the padding."""
-    before, padding = pad(config, 3, stride, value=float("-inf"))
+    before, padding = pad(config, 3, (stride,) * config.dimensions, value=float("-inf"))
     return nn.Sequential(before, MAX_POOL[config.dimensions - 1](3, stride, padding))
 
 
@@ -191,16 +246,80 @@ def blur_pool(config: DenseNetConfig) -> nn.Sequential:
     )
 
 
-def global_average_pool(config: DenseNetConfig) -> nn.Sequential:
-    """The mean over all spatial axes: (N, C, *spatial) to (N, C)."""
-    return nn.Sequential(GLOBAL_AVERAGE_POOL[config.dimensions - 1](1), nn.Flatten())
+def global_pool(config: DenseNetConfig) -> nn.Module:
+    """The mean or the maximum over all spatial axes, or both, joined or averaged: (N, C, *spatial) to (N, C or 2 C)."""
+    mean, greatest = (
+        nn.Sequential(pool[config.dimensions - 1](1), nn.Flatten()) for pool in (GLOBAL_AVERAGE_POOL, GLOBAL_MAX_POOL)
+    )
+    pools = {
+        "mean": mean,
+        "max": greatest,
+        "mean-max": JoinedPools(mean=mean, max=greatest),
+        "max-mean": JoinedPools(max=greatest, mean=mean),
+        "average-of-both": AveragedPools(mean=mean, max=greatest),
+    }
+    return pools[config.traits.head_pool]
 
 
-def pad(config: DenseNetConfig, side: int, stride: int, value: float = 0.0) -> tuple[nn.Module, int]:
+def pad(config: DenseNetConfig, side: int, strides: tuple[int, ...], value: float = 0.0) -> tuple[nn.Module, int]:
     """Pads for windows of `side` positions, as the config's `padding` says: a module, and what is left for the next."""
     if config.traits.padding == "same":
-        return SamePadding(side, stride, value), 0
+        return SamePadding(side, strides, value), 0
     return nn.Identity(), side // 2
+
+
+class ImageInputs(nn.Module):
+    """What the net makes of what it is fed: channel c is x[order[c]] * scale[c] + offset[c].
+
+    The figures are buffers, so that they follow the net's device and dtype, and are in no state dict.
+
+    Args:
+        inputs: The figures.
+        dimensions: Spatial dimensions.
+        dtype: In which the figures are held; None for torch's default.
+    """
+
+    order: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, inputs: Inputs, dimensions: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        shape = (-1, *(1,) * dimensions)
+        self.register_buffer("order", torch.tensor(inputs.order), persistent=False)
+        self.register_buffer("scale", torch.tensor(inputs.scale, dtype=dtype).reshape(shape), persistent=False)
+        self.register_buffer("offset", torch.tensor(inputs.offset, dtype=dtype).reshape(shape), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, image channels, *spatial) to (N, C, *spatial)."""
+        return x[:, self.order] * self.scale + self.offset
+
+
+class JoinedPools(nn.ModuleDict):
+    """Several pools of one map, their channels behind each other."""
+
+    def __init__(self, **pools: nn.Module) -> None:
+        super().__init__(pools)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) to (N, pools x C)."""
+        return torch.cat([pool(x) for pool in self.values()], dim=1)
+
+
+class AveragedPools(JoinedPools):
+    """The mean of several pools of one map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) to (N, C)."""
+        return torch.stack([pool(x) for pool in self.values()]).mean(dim=0)
+
+
+class UnitNorm(nn.Module):
+    """Features divided by their Euclidean norm."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C) to the same shape."""
+        return nn.functional.normalize(x, dim=1)
 
 
 class DenseConnection(nn.Sequential):
@@ -258,21 +377,21 @@ class RecomputedBlock(nn.Sequential):
 
 
 class SamePadding(nn.Module):
-    """Pads every spatial axis for windows of `side` positions at `stride` as TensorFlow does.
+    """Pads every spatial axis for windows of `side` positions at its stride as TensorFlow does.
 
     Source: TensorFlow, `tf.nn.convolution`, `SAME`: as many windows as strides begin, the odd one out at the end.
     """
 
-    def __init__(self, side: int, stride: int, value: float) -> None:
+    def __init__(self, side: int, strides: tuple[int, ...], value: float) -> None:
         super().__init__()
-        self.side, self.stride, self.value = side, stride, value
+        self.side, self.strides, self.value = side, strides, value
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) to (N, C, *padded)."""
         widths: list[int] = []
-        for size in reversed(x.shape[2:]):
-            windows = -(-size // self.stride)
-            total = max((windows - 1) * self.stride + self.side - size, 0)
+        for size, stride in zip(reversed(x.shape[2:]), reversed(self.strides), strict=True):
+            windows = -(-size // stride)
+            total = max((windows - 1) * stride + self.side - size, 0)
             widths += [total // 2, total - total // 2]
         return nn.functional.pad(x, widths, value=self.value)
 
@@ -300,6 +419,8 @@ def load(config: DenseNetConfig, tensors: Mapping[str, np.ndarray], dtype: str =
         for name, array in tensors.items()
     }
     model.load_state_dict(state, assign=True)
+    if config.inputs:  # in no state dict
+        model.inputs = ImageInputs(config.inputs, config.dimensions, getattr(torch, dtype))
     return model.eval()
 
 

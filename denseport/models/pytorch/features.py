@@ -97,10 +97,10 @@ def feature_maps(config: DenseNetConfig) -> list[FeatureMap]:
     ends: dict[str, Node] = {}
     for node in graph(config):
         stage = node.name.partition(".")[0]
-        if node.kind == "concat" or (stage == "stem" and "pool" not in node.kind):
+        if (node.kind == "concat" and stage.startswith("block")) or (stage == "stem" and "pool" not in node.kind):
             ends[stage] = node
     maps = [
-        FeatureMap(node.name if stage == "stem" else stage, node.width, reduction(config, node.name))
+        FeatureMap(node.name if stage == "stem" else stage, node.width, max(reduction(config, node.name)))
         for stage, node in ends.items()
     ]
     return [*maps[:-1], replace(maps[-1], module="head")]
