@@ -120,6 +120,7 @@ def converted(
     started = time.perf_counter()
     with _frameworks(workers, plan.options["verify"]) as processes, plan.source as source:
         source.hash_in_background()
+        source.require_decided()
         weights = source.weights.concatenated("old-first")
         layout, notes = target_layout(weights.config, plan)
         weights = _changed(weights, layout, plan)
@@ -193,7 +194,7 @@ def _report(weights: Weights, layout: Layout, notes: list[str], plan: Plan, tens
         tensors=tensors,
         parameters=parameters(weights.config),
         dtype=", ".join(sorted({str(tensor.dtype) for tensor in weights.tensors.values()})),
-        notes=(*(source.preset.notes if source.preset else ()), *found.notes(checkpoint), *notes),
+        notes=(*source.notes, *notes),
         parity=None,
         seconds=0.0,
     )

@@ -125,6 +125,6 @@ def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
             origins=found.known_as,
             parameters=parameters(found.config),
             suspicion=suspicion,
-            notes=tuple(found.notes(checkpoint)),
-            problem=source.unsound,
+            notes=source.notes,
+            problem=source.undecided or source.unsound,
         )

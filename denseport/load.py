@@ -78,6 +78,8 @@ def _stated(traits: Traits | Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _weights(source: Source, traits: Traits | Mapping[str, Any] | None, rounded: str | None) -> layouts.Weights:
+    if not isinstance(traits, Traits):
+        source.require_decided()
     weights = source.weights
     if isinstance(traits, Traits):
         weights = weights.concatenated(traits.concatenation)

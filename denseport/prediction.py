@@ -91,6 +91,7 @@ def predict(
         raise UsageError("there are no images to predict; give pictures, or a folder of them")
     require_torch() if framework == "torch" else require_keras()
     with Source.named(file, layout, traits=stated) as source:
+        source.require_decided()
         run = Pass(OUTPUTS, str(source.path), str(source.shown), source.detection, source.detection.config)
         config, default = run.config, source.preprocessing
         classes = classes or (source.preset.classes if source.preset else None)

@@ -15,7 +15,7 @@ from denseport import formats, layouts
 from denseport.background import in_background
 from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError, listed
-from denseport.layouts import descriptions
+from denseport.layouts import descriptions, epsilon
 from denseport.metadata import recorded_preprocessing
 from denseport.options import Head
 from denseport.preprocessing import Preprocessing, find_preprocessing
@@ -118,6 +118,41 @@ class Source:
     def suspicion(self) -> layouts.Suspicion:
         """The tensors with suspicious values, for which every one is read."""
         return layouts.suspicious(self.weights)
+
+    @cached_property
+    def undecided(self) -> str:
+        """What nothing states of its net though the outputs depend on it, and what to do, or ""."""
+        epsilons = self._epsilons
+        if not epsilons or epsilon.effect(self.weights, *epsilons) <= epsilon.IMMATERIAL:
+            return ""
+        own, default = epsilons
+        return (
+            f"its layers have Keras' numbers for names, and nothing states their epsilon: {default} is Keras' default, "
+            f"{own} that of layout {self.detection.layout.name}, and the outputs differ; state it, as with "
+            f"--trait epsilon={default} or --trait epsilon={own}"
+        )
+
+    def require_decided(self) -> None:
+        """Raises UsageError where something is `undecided`."""
+        if self.undecided:
+            raise UsageError(f"{self.shown}: {self.undecided}")
+
+    @property
+    def _epsilons(self) -> tuple[float, ...]:
+        """Those that its net may have where nothing states one; a user who names the layout has chosen."""
+        return () if self._layout else epsilon.in_question(self.detection)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how its net was found."""
+        notes = [*(self.preset.notes if self.preset else ()), *self.detection.notes(self.checkpoint)]
+        if self._epsilons and not self.undecided:
+            told = " or ".join(map(str, self._epsilons))
+            notes.append(
+                f"epsilon may be {told}, which nothing states: these running variances are so large that it "
+                "does not matter"
+            )
+        return tuple(notes)
 
     @property
     def unsound(self) -> str:

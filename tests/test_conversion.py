@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from densenets import SMALL, canonical_weights
+from densenets import CIFAR, SMALL, canonical_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -431,6 +431,48 @@ def test_what_a_models_configuration_states_comes_before_the_layout() -> None:
         denseport.LayoutError, match=r"a\.keras: states padding same itself, which --trait padding=symm"
     ):
         detect(read, traits={"padding": "symmetric"})
+
+
+NUMBERED = DenseNetConfig.bc(4, (2, 2, 2), 8, num_classes=3, **CIFAR)
+
+
+def numbered_file(path: Path, variance: float) -> Path:
+    """A weights file of Keras whose layers have numbers for names; every running variance is about so large."""
+    arrays = canonical_weights(NUMBERED)
+    for name, values in arrays.items():
+        if name.endswith(".running_var"):
+            values *= variance
+    weights = Weights(NUMBERED, {name: Tensor.of(values) for name, values in arrays.items()})
+    layout = find_layout("titu1994")
+    denseport.write(Checkpoint(from_canonical(weights, layout, layout.frameworks[0])), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
+def test_an_epsilon_that_neither_names_nor_file_tell_is_asked_for(tmp_path: Path, suffix: str) -> None:
+    source, target = numbered_file(tmp_path / f"own{suffix}", 1.0), tmp_path / "x.pth"
+    for refused in (
+        lambda: denseport.convert(source, target, verify=False),
+        lambda: denseport.predict(source, [source]),
+    ):
+        with pytest.raises(
+            denseport.UsageError, match=r"own.*h5: .*--trait epsilon=0\.001 or --trait epsilon=1\.1e-05$"
+        ):
+            refused()
+    assert "--trait epsilon=0.001" in denseport.inspect(source).problem
+    for epsilon in (0.001, 1.1e-5):
+        report = denseport.convert(source, target, verify=False, force=True, traits={"epsilon": epsilon})
+        assert report.config.traits.epsilon == epsilon
+        assert report.origins["epsilon"] == "stated"
+    assert denseport.inspect(target).problem == "", "what was written says it"
+    assert denseport.convert(source, target, verify=False, force=True, from_layout="titu1994").notes
+
+
+def test_an_epsilon_that_does_not_matter_is_not_asked_for(tmp_path: Path) -> None:
+    source = numbered_file(tmp_path / "own.h5", 1e11)
+    report = denseport.convert(source, tmp_path / "x.pth", verify=False)
+    assert any("epsilon may be 1.1e-05 or 0.001" in note for note in report.notes)
+    assert denseport.inspect(source).problem == ""
 
 
 def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_path: Path) -> None:

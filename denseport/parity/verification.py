@@ -119,6 +119,7 @@ def compared(
     options = checked_comparing(options)
     for source in (a, b):
         source.hash_in_background()
+        source.require_decided()
     sides = both_sides(a, b, options["against"], same_traits=same_traits, in_float64=_in_float64(options))
     images = _images(sides[0], options)
     with results_folder() as folder:
