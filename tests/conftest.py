@@ -39,6 +39,7 @@ QUICK = (
     "test_atomic.py",
     "test_descriptions.py",
     "test_documentation.py",
+    "test_evidence.py",
     "test_files.py",
     "test_formats.py",
     "test_h5_hostile.py",
