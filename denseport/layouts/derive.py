@@ -18,10 +18,10 @@ from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.detect import without_prefixes
 from denseport.layouts.frameworks import KERAS, TORCH, Framework, Groups
 from denseport.layouts.match import match
 from denseport.layouts.parse import LAYERS, STRUCTURE, parse
+from denseport.layouts.places import common_path
 from denseport.layouts.template import PLACEHOLDER, Template, placeholder
 from denseport.net.graph import Kind
 
@@ -89,7 +89,8 @@ def derive(checkpoint: Checkpoint, traits: Mapping[str, Any] = MappingProxyType(
         LayoutError: The file is no DenseNet, or its names have no numbers to go by; the message names the first layer
             that breaks the pattern.
     """
-    *_, (_, _, originals) = without_prefixes(checkpoint.tensors)
+    prefix = common_path(checkpoint.tensors)
+    originals = {name.removeprefix(prefix): name for name in checkpoint.tensors}
     framework = KERAS if all("/" in name for name in originals) else TORCH
     groups = framework.grouped(originals)
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,15 +14,26 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts import descriptions
-from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH
+from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
+from denseport.layouts.places import ROOT, Place, common_path, places, within
+from denseport.layouts.search import Attempt, Found
 from denseport.layouts.spec import Layout
 from denseport.layouts.traits import Said, refuse_contradiction
 
-# Where training scripts keep the weights among other things, in the order in which they are looked for.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
+# The keys under which training scripts and libraries look for a state dict among other things.
+WRAPPERS = ("state_dict", "model_state_dict")
+# No file that people have holds as many nets; of a hostile one, so many places are looked at.
+MOST_PLACES = 32
+# What the parts of a net's path say that it usually is.
+KINDS = {
+    r"ema|averaged?|swa|shadow|polyak": "averaged weights",
+    r"teacher": "a teacher, whose weights are averages as a rule",
+    r"k|key|momentum|target": "the key encoder, whose weights are averages as a rule",
+    r"q|query|online": "the query encoder, which is trained",
+    r"student": "the student, which is trained",
+}
 
 
 def detect(
@@ -29,19 +41,21 @@ def detect(
     layout: str | Path | None = None,
     *,
     head: Literal["keep", "drop"] = "keep",
+    net: str | None = None,
     traits: Mapping[str, Any] = MappingProxyType({}),
 ) -> Detection:
-    """The one layout that every tensor of a checkpoint fits, in name and shape.
+    """The one net in a checkpoint, and the one layout that its tensors fit in name and shape.
 
     Args:
         checkpoint: Tensors as a format read them.
         layout: A layout's name or TOML file, where it is not to be detected.
-        head: `drop` lets dense layers stand beside the body that no layout knows.
+        head: `drop` lets anything stand beside the body.
+        net: The path of the net that is meant, where there are several.
         traits: Those that the user states.
 
     Raises:
-        LayoutError: No layout matches, and the message says how far the closest one does; or several match; or `traits`
-            contradict what the file states.
+        LayoutError: No layout matches, and the message says how far the closest one does; or several match; or the
+            file holds several nets, or a part of something larger; or `traits` contradict what the file states.
     """
     if not checkpoint.tensors:
         raise LayoutError(f"{checkpoint.label}: holds no tensors; nothing can be converted from it")
@@ -54,14 +68,11 @@ def detect(
         )
     said: Said = {"file": described.traits, "option": traits}
     refuse_contradiction(said, checkpoint.label)
-    misfits: list[MisfitError] = []
+    search = _Search(checkpoint, said, head == "drop", net)
     for candidates in _candidates(checkpoint, layout, recorded):
-        for wrapper, prefix, originals in without_prefixes(checkpoint.tensors):
-            fits, others = _try(checkpoint, candidates, originals, said, head == "drop")
-            if fits:
-                return replace(_one(fits, checkpoint, said), prefix=prefix, wrapper=wrapper or checkpoint.wrapper)
-            misfits += others
-    raise _no_match(checkpoint, misfits, asked=layout is not None)
+        if found := search.nets(candidates):
+            return search.completed(_only(found, checkpoint))
+    raise search.no_match(asked=layout is not None)
 
 
 def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str) -> list[list[Layout]]:
@@ -77,36 +88,134 @@ def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str
     return [[candidate for candidate in known if candidate.detected]]
 
 
-def _try(
-    checkpoint: Checkpoint,
-    candidates: list[Layout],
-    originals: Mapping[str, str],
-    said: Said,
-    drop_head: bool,
-) -> tuple[list[Detection], list[MisfitError]]:
-    """The layouts that fit, and those that do not."""
-    groups = {framework.runs_in: framework.grouped(originals) for framework in (TORCH, KERAS)}
-    fits, misfits = list[Detection](), list[MisfitError]()
-    for candidate in candidates:
-        for stated in candidate.frameworks:
-            framework = KERAS_ON_THEANO if stated is KERAS and checkpoint.backend == "theano" else stated
-            grouped = groups[framework.runs_in]
-            try:
-                fits.append(match(checkpoint, candidate, framework, grouped, said, drop_head=drop_head))
-            except MisfitError as misfit:
-                misfits.append(misfit)
-    return fits, misfits
+class _Search:
+    """The nets of a checkpoint, and what was found where none is."""
+
+    def __init__(self, checkpoint: Checkpoint, said: Said, drop_head: bool, net: str | None) -> None:
+        self.checkpoint, self.said, self.drop_head, self.net = checkpoint, said, drop_head, net
+        names = list(checkpoint.tensors) if net is None else within(net, checkpoint.tensors)
+        if not names:
+            raise LayoutError(
+                f"{checkpoint.label}: no tensor stands below {quoted(net)}; see with denseport inspect what does"
+            )
+        self.names = names
+        as_is = dict(zip(names, names, strict=True))
+        self.groups: dict[str, Groups] = {each.runs_in: each.grouped(as_is) for each in (TORCH, KERAS)}
+        self.misfits: list[tuple[Place, MisfitError]] = []
+
+    def nets(self, candidates: list[Layout]) -> list[Found]:
+        """The nets that one of some layouts fits, each with layers of its own."""
+        stand = [] if self.checkpoint.nameless else self.places(candidates)
+        found: list[Found] = []
+        for place in [*self.whole(candidates), *stand]:
+            elsewhere = self.net == ROOT and place.prefix
+            if not elsewhere and not any(place.blocks & each.place.blocks for each in found):
+                found += self.at(place, stand)
+        return found
+
+    def whole(self, candidates: list[Layout]) -> list[Place]:
+        """The file as a whole: without the path that all names have where layers go by their order, not by names."""
+        numbered = tuple(each for each in candidates if each.numbered)
+        path = common_path(self.names)
+        return [Place(layouts=tuple(candidates)), *([Place(path, layouts=numbered)] if path and numbered else [])]
+
+    def places(self, candidates: list[Layout]) -> list[Place]:
+        """Where the names of layouts stand; of places that share layers, those with most layers come first."""
+        found = []
+        for framework in (TORCH, KERAS):
+            of = [each for each in candidates if framework.runs_in in {own.runs_in for own in each.frameworks}]
+            found += places(self.groups[framework.runs_in], of)
+        return found[:MOST_PLACES]
+
+    def at(self, place: Place, stand: list[Place]) -> list[Found]:
+        """The net at a place, in the one layout that fits; nothing where none does."""
+        others = tuple(other for other in stand if not other.blocks & place.blocks)
+        fits = []
+        for layout in place.layouts:
+            for stated in layout.frameworks:
+                framework = KERAS_ON_THEANO if stated is KERAS and self.checkpoint.backend == "theano" else stated
+                try:
+                    fits.append(self.fit(place, others, layout, framework))
+                except MisfitError as misfit:
+                    self.misfits.append((place, misfit))
+        return [_one([fit for fit in fits if not fit.partial] or fits, self.checkpoint, self.said)] if fits else []
+
+    def fit(self, place: Place, others: tuple[Place, ...], layout: Layout, framework: Framework) -> Found:
+        """One layout at one place.
+
+        Raises:
+            MisfitError: It does not fit.
+        """
+        groups = self.groups[framework.runs_in]
+        if not place.blocks:  # of layers that go by their order, names say nothing
+            below = {layer.removeprefix(place.prefix): of for layer, of in groups.items()}
+            found = match(self.checkpoint, layout, framework, below, self.said, drop_head=self.drop_head)
+            return Found(replace(place, blocks=frozenset(groups)), replace(found, prefix=place.prefix))
+        return Attempt(
+            checkpoint=self.checkpoint,
+            groups=groups,
+            said=self.said,
+            place=place,
+            others=others,
+            layout=layout,
+            framework=framework,
+            drop_head=self.drop_head,
+            chosen=self.net is not None,
+        ).found()
+
+    def completed(self, found: Detection) -> Detection:
+        """A detection that says, too, in which part of the file it is, and what another path than asked for has."""
+        asked, file = set(self.names), self.checkpoint
+        first = found.prefix.partition(".")[0]
+        wrapper = first if file.format == "pth" and first in WRAPPERS else ""
+        return replace(
+            found,
+            dropped=(*found.dropped, *(name for name in file.tensors if name not in asked)),
+            wrapper=wrapper or file.wrapper,
+            prefix=found.prefix.removeprefix(f"{wrapper}.") if wrapper else found.prefix,
+        )
+
+    def no_match(self, *, asked: bool) -> LayoutError:
+        """The error that says which layout is closest, what does not fit, and what to do next."""
+        label, path = self.checkpoint.label, shlex.quote(str(self.checkpoint.path or "FILE"))
+        place, closest = max(self.misfits, key=lambda each: each[1].named - each[1].wrong)
+        if split := self.split(place, closest.layout):
+            return LayoutError(f"{label}: {split}")
+        layout, keys = closest.layout, f"its keys are {listed(self.names, 4)}"
+        at = f" below {quoted(place.path)}" if place.prefix else ""
+        reason = f"{layout.name}{at} ({closest.named:,} of {closest.layers:,} layers): {str(closest) or keys}"
+        derive = f"denseport layouts derive {path} -o mine.toml"
+        if asked:
+            remedy = f"correct {layout.file}" if layout.file else "leave the layout out to try every known one"
+            message = f"does not match layout {reason}; {remedy}, or run {derive}"
+        elif closest.named:
+            message = f"no known layout matches; closest: {reason}; check that the file is whole, or run {derive}"
+        else:
+            message = f"no known layout matches: {keys}; if it is a DenseNet, run {derive}"
+        return LayoutError(f"{label}: {message}")
+
+    def split(self, place: Place, layout: Layout) -> str:
+        """What to say where the layers of one net stand partly below a prefix and partly not, or ""."""
+        elsewhere = {"": Place(), **{each.prefix: each for each, _ in self.misfits if each.instead == place.instead}}
+        for prefix in {place.prefix, *elsewhere} - {""}:
+            without = [name for name in self.names if not name.startswith(prefix)]
+            layers = {TORCH.split(name)[0] for name in without}
+            if any(spelling.canonical(layer) for spelling in layout.spellings for layer in layers):
+                told = f"the prefix {quoted(prefix)} stands before {len(self.names) - len(without)} keys"
+                return f"{told}, but not before {listed(without)}; save one state dict, with one prefix"
+        return ""
 
 
-def _one(fits: list[Detection], checkpoint: Checkpoint, said: Said) -> Detection:
+def _one(fits: list[Found], checkpoint: Checkpoint, said: Said) -> Found:
     """The only one that fits, or an error that says what the others would change."""
-    fits = [fit for fit in fits if not fit.head] or fits
+    fits = [fit for fit in fits if not fit.detection.head] or fits
     stated = {**said["option"], **said["file"]}
-    fits = [fit for fit in fits if stated.items() <= {**stated, **fit.layout.traits_of(fit.config)}.items()] or fits
+    given = [fit.detection.layout.traits_of(fit.detection.config) for fit in fits]
+    fits = [fit for fit, own in zip(fits, given, strict=True) if stated.items() <= {**stated, **own}.items()] or fits
     if len(fits) == 1:
         return fits[0]
-    names = [fit.layout.name for fit in fits]
-    first, *others = (fit.config.traits for fit in fits)
+    names = [fit.detection.layout.name for fit in fits]
+    first, *others = (fit.detection.config.traits for fit in fits)
     apart = sorted({name for other in others for name, value in vars(other).items() if vars(first)[name] != value})
     raise LayoutError(
         f"{checkpoint.label}: matches layouts {' and '.join(names)} alike; they differ in "
@@ -115,58 +224,40 @@ def _one(fits: list[Detection], checkpoint: Checkpoint, said: Said) -> Detection
     )
 
 
-def _no_match(checkpoint: Checkpoint, misfits: list[MisfitError], *, asked: bool) -> LayoutError:
-    """The error that says which layout is closest, what does not fit, and what to do next."""
-    for prefix in PREFIXES:
-        without = [name for name in checkpoint.tensors if not name.startswith(prefix)]
-        if 0 < len(without) < len(checkpoint.tensors):
-            return LayoutError(
-                f"{checkpoint.label}: the prefix {prefix} stands before {len(checkpoint.tensors) - len(without)} keys, "
-                f"but not before {listed(without)}; two nets seem to be mixed: save one state dict"
-            )
-    closest = max(misfits, key=lambda misfit: misfit.named - misfit.wrong)
-    layout, keys = closest.layout, f"its keys are {listed(checkpoint.tensors, 4)}"
-    reason = f"{layout.name} ({closest.named:,} of {closest.layers:,} layers): {str(closest) or keys}"
-    derive = f"denseport layouts derive {shlex.quote(str(checkpoint.path or 'FILE'))} -o mine.toml"
-    if asked:
-        remedy = f"correct {layout.file}" if layout.file else "leave the layout out to try every known one"
-        message = f"does not match layout {reason}; {remedy}, or run {derive}"
-    elif closest.named:
-        message = f"no known layout matches; closest: {reason}; check that the file is whole, or run {derive}"
-    else:
-        message = f"no known layout matches: {keys}; if it is a DenseNet, run {derive}"
-    return LayoutError(f"{checkpoint.label}: {message}")
+def _only(found: list[Found], checkpoint: Checkpoint) -> Detection:
+    """The only net of a file.
 
-
-def without_prefixes(tensors: Mapping[str, object]) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Where names stand, what was taken off them, and the names to look up with the originals that they come from.
-
-    First as they are, then with ever more prefixes taken off. A prefix counts when every name has it, or every name but
-    those of one layer, a head beside a wrapped body. What stands beside a wrapper is left out.
+    Raises:
+        LayoutError: There are several, or it is a part of something larger.
     """
-    for place in dict.fromkeys(("", _wrapper(tensors))):
-        names = {name.removeprefix(place): name for name in tensors if name.startswith(place)}
-        wrapper, taken = place.removesuffix("."), ""
-        yield wrapper, taken, names
-        while len(taken) < 100:
-            common = [prefix for prefix in PREFIXES if sum(name.startswith(prefix) for name in names) * 2 > len(names)]
-            if not common:
-                break
-            prefix = common[0]
-            others = {name.rpartition(".")[0] for name in names if not name.startswith(prefix)}
-            stripped = {name.removeprefix(prefix): original for name, original in names.items()}
-            if len(others) > 1 or len(stripped) < len(names):
-                break
-            names, taken = stripped, taken + prefix
-            yield wrapper, taken, names
+    net, *others = sorted(found, key=lambda each: bool(each.partial) or each.detection.config.num_classes is None)
+    others = [other for other in others if not _is_copy(other, net, checkpoint)]
+    if others:
+        told = [f"{quoted(each.place.path)} ({_described(each)})" for each in (net, *others)]
+        paths = " or ".join(f"--net {shlex.quote(each.place.path)}" for each in (net, *others))
+        raise LayoutError(f"{checkpoint.label}: holds {len(told)} nets: {listed(told, 8, 300)}; choose one: {paths}")
+    if net.partial:
+        at = f" at {quoted(net.place.path)}" if net.place.prefix else ""
+        raise LayoutError(
+            f"{checkpoint.label}: holds the body of a DenseNet{at}, of layout {net.detection.layout.name}, within "
+            f"something larger: {net.partial}; take the body alone with --head drop"
+        )
+    return net.detection
 
 
-def _wrapper(tensors: Mapping[str, object]) -> str:
-    """The path of the state dict among other things, or "" where none of the known keys stands before a tensor."""
-    place = ""
-    while True:
-        known = (f"{place}{name}." for name in WRAPPERS)
-        found = [path for path in known if any(name.startswith(path) for name in tensors)]
-        if not found:
-            return place
-        place = found[0]
+def _is_copy(other: Found, net: Found, checkpoint: Checkpoint) -> bool:
+    """Whether a net is another one once more, or its body, bit by bit: a module that has two names."""
+    theirs, ours = other.detection.roles, net.detection.roles
+    tensors = checkpoint.tensors
+    return theirs.keys() <= ours.keys() and all(
+        tensors[name].same_bits(tensors[ours[role]]) for role, name in theirs.items()
+    )
+
+
+def _described(found: Found) -> str:
+    """A net in words: what its path says that it usually is, and its architecture."""
+    parts = re.split(r"[^a-z0-9]+", found.place.path.lower().replace("_", "."))
+    said = [kind for kind_of, kind in KINDS.items() if any(re.fullmatch(kind_of, part) for part in parts)]
+    config = found.detection.config
+    head = "without classifier" if config.num_classes is None else f"{config.num_classes} classes"
+    return ", ".join([*said[:1], f"{config.variant}", head])

@@ -12,6 +12,7 @@ from denseport.layouts.frameworks import COUNTER, FRAMEWORKS, KERAS_ON_THEANO, F
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
+from denseport.layouts.places import branches
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide
@@ -38,6 +39,7 @@ class Detection:
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         wrapper: Where in the file the tensors stand (`state_dict`, `model_weights`), or "".
         prefix: What stood before the names and was taken off, or "".
+        instead: What the layout has there in its place (`features.`), or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
     """
 
@@ -49,6 +51,7 @@ class Detection:
     dropped: tuple[str, ...] = ()
     wrapper: str = ""
     prefix: str = ""
+    instead: str = ""
     head: str = ""
 
     @property
@@ -91,9 +94,11 @@ class Detection:
         values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
         notes = {
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
-            f"the prefix {self.prefix} was taken off": self.prefix,
+            f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
+            f"the names were read with {self.instead} before them": self.instead and not self.prefix,
+            f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
             f"{quoted(self.head)} was taken for the classifier": self.head,
-            f"left out: {listed(self.dropped, 8)}": self.dropped,
+            f"left out: {branches(self.dropped)}": self.dropped,
             f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
             "Keras code may fit as well; give --from-layout where the net is not of that layout": checkpoint.nameless,
             f"assumed, since neither the file nor its layout states it: {values}": values and not checkpoint.nameless,

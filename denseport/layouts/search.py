@@ -1,0 +1,224 @@
+"""A layout tried at one place of a file: which layers belong to the net that stands there, and which beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+from denseport.checkpoint import Checkpoint
+from denseport.errors import quoted
+from denseport.layouts.frameworks import TORCH, Framework, Groups
+from denseport.layouts.match import Detection, MisfitError, match
+from denseport.layouts.places import Place
+from denseport.layouts.spec import Layout
+from denseport.layouts.traits import Said
+from denseport.net.config import DenseNetConfig
+from denseport.net.graph import CLASSIFIER
+
+Layers = dict[str, Mapping[str, str]]
+STATISTICS = frozenset({"running_mean", "running_var"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A net at a place.
+
+    Attributes:
+        place: Where it stands.
+        detection: What it is.
+        partial: Why it may be a part of something larger, which computes something else; or "".
+    """
+
+    place: Place
+    detection: Detection
+    partial: str = ""
+
+
+@dataclass
+class Zones:
+    """The layers of a file as a layout at a place sees them, by the names to look up there.
+
+    Attributes:
+        own: Those that it has a name for, and others within the body.
+        near: Others below the same prefix: a head perhaps, or something else.
+        far: Those elsewhere.
+        classifier: The name of the classifier among its own, or "".
+    """
+
+    own: Layers = field(default_factory=dict)
+    near: Layers = field(default_factory=dict)
+    far: Layers = field(default_factory=dict)
+    classifier: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One layout at one place of a checkpoint.
+
+    Attributes:
+        checkpoint: The file.
+        groups: The names of its tensors by layer and parameter, as the framework divides them.
+        said: Traits that the file or the user states.
+        place: Where the layout is tried, and `others` where other nets may stand.
+        layout: The layout, and `framework` whose parameter names and axes it has.
+        drop_head: Whether the classifier takes no part.
+        chosen: Whether the user said where the net stands.
+    """
+
+    checkpoint: Checkpoint
+    groups: Groups
+    said: Said
+    place: Place
+    others: tuple[Place, ...]
+    layout: Layout
+    framework: Framework
+    drop_head: bool
+    chosen: bool
+
+    def found(self) -> Found:
+        """The net; all tensors of the file that are no part of it are `dropped`.
+
+        Raises:
+            MisfitError: No net of this layout stands here.
+        """
+        if self.drop_head:
+            return self._body()
+        own, near, far, whole = self.zones.own, self.zones.near, self.zones.far, bool(self.zones.classifier)
+        misfits = []
+        for beside in [near] if whole else [near, self._without_loose(near), near | far]:
+            try:
+                detection = self._matched(own | beside)
+            except MisfitError as misfit:
+                misfits.append(misfit)
+                continue
+            classes = detection.config.num_classes
+            loose = (of for layer, of in near.items() if layer not in beside)
+            if not far if classes is None else all(self._is_loose(of, classes) for of in loose):
+                return self._net(detection)
+        try:
+            body = self._matched(own)
+        except MisfitError:
+            raise misfits[0] from None
+        if whole and self._are_spare(near, body.config):
+            return self._net(body)
+        problem = misfits[-1] if misfits else "it has no classifier"
+        return Found(self.place, self._completed(body), str(problem))
+
+    def _body(self) -> Found:
+        """The net without its classifier, whatever stands beside it."""
+        zones = self.zones
+        try:
+            return Found(self.place, self._completed(self._matched(zones.own | zones.near)))
+        except MisfitError:
+            if self.framework is not TORCH and any(self._has_kernel(of, 3) for of in zones.near.values()):
+                raise  # Keras' names are flat, so that these may be layers of the body
+            body = {layer: of for layer, of in zones.own.items() if layer != zones.classifier}
+            return Found(self.place, self._completed(self._matched(body)))
+
+    def _matched(self, layers: Groups) -> Detection:
+        return match(self.checkpoint, self.layout, self.framework, layers, self.said, drop_head=self.drop_head)
+
+    def _completed(self, detection: Detection) -> Detection:
+        """A detection that says where it was found, and what of the file is no part of it."""
+        used = {*detection.roles.values(), *detection.dropped}
+        beside = [name for of in self.groups.values() for name in of.values() if name not in used]
+        place = self.place
+        return replace(detection, prefix=place.prefix, instead=place.instead, dropped=(*detection.dropped, *beside))
+
+    def _net(self, detection: Detection) -> Found:
+        """The net, unless a dense layer beside it reads as many values as its classifier gives."""
+        detection = self._completed(detection)
+        classes = detection.config.num_classes
+        shapes = {name: self.checkpoint.tensors[name].shape for name in detection.dropped}
+        foreign = tuple(other.prefix for other in self.others)
+        reading = [
+            name
+            for name, shape in shapes.items()
+            if name.endswith(".weight") and len(shape) == 2 and shape[1] == classes and not name.startswith(foreign)
+        ]
+        if not reading or self.chosen or self.framework is not TORCH:
+            return Found(self.place, detection)
+        return Found(self.place, detection, f"{quoted(reading[0])} reads as many values as its {classes} outputs")
+
+    def _are_spare(self, near: Layers, config: DenseNetConfig) -> bool:
+        """Whether layers beside a net that has its classifier cannot stand between its body and its classifier.
+
+        They are no layers, or dense ones that read the features and do not return as many.
+        """
+        branches: dict[str, list[Mapping[str, str]]] = {}
+        for layer, parameters in near.items():
+            branches.setdefault(layer.removeprefix(self.place.prefix).partition(".")[0], []).append(parameters)
+        for layers in branches.values():
+            if all(self._is_loose(of, config.num_classes) for of in layers):
+                continue
+            kernels = [self._shape(of["weight"]) for of in layers if "weight" in of and self._has_kernel(of, 2)]
+            dense = kernels and all(len(kernel) == 2 for kernel in kernels)
+            if not dense or kernels[0][1] != config.features or kernels[-1][0] == config.features:
+                return False
+        return self.framework is TORCH
+
+    def _without_loose(self, layers: Layers) -> Layers:
+        return {layer: of for layer, of in layers.items() if not self._is_loose(of)}
+
+    def _is_loose(self, parameters: Mapping[str, str], classes: int | None = None) -> bool:
+        """Whether tensors are none of a net's layers: a queue, centres, a loss's weights of as many classes."""
+        if parameters.keys() == {"weight"}:
+            shape = self._shape(parameters["weight"])
+            return len(shape) == 1 and classes in (None, *shape)
+        return not any(name.endswith(("weight", "bias", "kernel")) or name in STATISTICS for name in parameters)
+
+    @cached_property
+    def zones(self) -> Zones:
+        """The layers of the file, but for those of other nets and single numbers that are no layer's."""
+        strangers, branches, zones = dict[str, Mapping[str, str]](), set[str](), Zones()
+        for layer, parameters in self.groups.items():
+            rest = self._rest(layer)
+            name = rest and self.place.instead + rest
+            canonical = name and self._canonical(name)
+            if name and canonical:
+                zones.own[name] = parameters
+                branches.add(self._branch(rest or ""))
+                zones.classifier = name if canonical == CLASSIFIER else zones.classifier
+            elif not self._is_foreign(layer) and any(map(self._counts, parameters.items())):
+                strangers[layer] = parameters
+        for layer, parameters in strangers.items():
+            rest = self._rest(layer)
+            if rest is None:
+                zones.far[layer] = parameters
+            elif self._branch(rest) in branches or (self.place.instead and self.place.prefix):
+                zones.own[layer] = parameters
+            else:
+                zones.near[layer] = parameters
+        return zones
+
+    def _rest(self, layer: str) -> str | None:
+        """A layer's name below the place, or None where it is elsewhere."""
+        return layer.removeprefix(self.place.prefix) if layer.startswith(self.place.prefix) else None
+
+    def _branch(self, rest: str) -> str:
+        """The first part of a name; where the names of nets have only one part, there are no branches."""
+        return rest.partition(self.framework.separator)[0]
+
+    def _canonical(self, name: str) -> str | None:
+        found = (spelling.canonical(name) for spelling in self.layout.spellings)
+        return next((canonical for canonical in found if canonical), None)
+
+    def _is_foreign(self, layer: str) -> bool:
+        """Whether a layer belongs to a net at another place."""
+        for other in self.others:
+            inner = self.place.prefix.startswith(other.prefix)
+            if layer in other.blocks or (not inner and layer.startswith(other.prefix)):
+                return True
+        return self._rest(layer) is None and self._canonical(layer) not in (None, CLASSIFIER)
+
+    def _counts(self, parameter: tuple[str, str]) -> bool:
+        """Whether a tensor can be a layer's: it has more than one value, or is called a weight."""
+        return prod(self._shape(parameter[1])) > 1 or parameter[0] == "weight" or self.framework is not TORCH
+
+    def _has_kernel(self, parameters: Mapping[str, str], rank: int) -> bool:
+        return any(len(self._shape(name)) >= rank for name in parameters.values())
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self.checkpoint.tensors[name].shape
