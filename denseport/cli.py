@@ -16,7 +16,17 @@ import click
 import denseport
 from denseport import terminal, text
 from denseport.errors import DenseportError, UsageError, VerificationError, printable
-from denseport.options import Converting, Inspecting, Migrating, Option, Predicting, Reading, Verifying, options_of
+from denseport.options import (
+    Converting,
+    Deriving,
+    Differing,
+    Inspecting,
+    Migrating,
+    Option,
+    Predicting,
+    Verifying,
+    options_of,
+)
 from denseport.running.child import collect_rarely
 
 if TYPE_CHECKING:
@@ -155,7 +165,7 @@ def inspect(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@takes(Reading)
+@takes(Differing)
 @as_json
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
@@ -195,7 +205,7 @@ def show(name: str) -> None:
 
 
 @layouts.command()
-@takes(Reading)
+@takes(Deriving)
 @click.option("-o", "--output", type=PATH, metavar="FILE", show_default="stdout", help="Write the layout to this file.")
 @force
 @click.argument("file", type=PATH)

@@ -12,7 +12,7 @@ import numpy as np
 
 from denseport.checkpoint import Tensor, largest_difference
 from denseport.errors import LayoutError
-from denseport.options import Reading, checked
+from denseport.options import Differing, checked
 from denseport.source import Source
 
 
@@ -58,18 +58,22 @@ class Difference:
         return {"equal": not self.different, **dataclasses.asdict(self)}
 
 
-def diff(a: str | Path, b: str | Path, **options: Unpack[Reading]) -> Difference:
+def diff(a: str | Path, b: str | Path, **options: Unpack[Differing]) -> Difference:
     """Compares two files' tensors by their canonical names and axes, or by their own where either fits no layout.
 
     Args:
         a: A file; `b` another.
-        options: What is said of both nets: see `denseport.options.Reading`.
+        options: What is said of both nets: see `denseport.options.Differing`.
 
     Raises:
         UsageError, FormatError: A file is not there or cannot be read, or there is no such option.
     """
-    traits = checked(Reading, options)["traits"]
-    with Source(Path(a), traits=traits) as first, Source(Path(b), traits=traits) as second:
+    chosen = checked(Differing, options)
+    traits = chosen["traits"]
+    with (
+        Source(Path(a), net=chosen["net_a"], traits=traits) as first,
+        Source(Path(b), net=chosen["net_b"], traits=traits) as second,
+    ):
         canonical = _canonical(first), _canonical(second)
         by_layout = all(canonical)
         ours, theirs = canonical if by_layout else (first.checkpoint.tensors, second.checkpoint.tensors)

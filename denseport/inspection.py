@@ -12,7 +12,7 @@ from denseport.errors import LayoutError
 from denseport.layouts import Suspicion, find_layout
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
-from denseport.options import Inspecting, Reading, checked
+from denseport.options import Deriving, Inspecting, checked
 from denseport.source import Source
 
 
@@ -63,12 +63,13 @@ class Inspection:
         return dataclasses.asdict(self)
 
 
-def derive(path: str | Path, **options: Unpack[Reading]) -> str:
+def derive(path: str | Path, **options: Unpack[Deriving]) -> str:
     """The TOML text of a layout that fits a DenseNet whose names no known layout has.
 
     Args:
         path: The file.
-        options: What is said of its net: see `denseport.options.Reading`. The layout has the traits.
+        options: Which net is meant, and what is said of it: see `denseport.options.Deriving`. The layout has the
+            traits.
 
     Raises:
         UsageError: There is no such file, or there is no such option.
@@ -77,9 +78,9 @@ def derive(path: str | Path, **options: Unpack[Reading]) -> str:
     """
     from denseport.layouts.derive import derive as derived
 
-    chosen = checked(Reading, options)
+    chosen = checked(Deriving, options)
     with Source(Path(path)) as source:
-        return derived(source.checkpoint, chosen["traits"])
+        return derived(source.checkpoint, chosen["traits"], net=chosen["net"], drop_head=chosen["head"] == "drop")
 
 
 def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
@@ -96,7 +97,7 @@ def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
     """
     chosen = checked(Inspecting, options)
     layout = chosen["layout"]
-    with Source(Path(path), layout, traits=chosen["traits"]) as source:
+    with Source(Path(path), layout, net=chosen["net"], traits=chosen["traits"]) as source:
         checkpoint = source.checkpoint
         inspection = Inspection(
             file=str(path),

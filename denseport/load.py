@@ -27,6 +27,7 @@ def load_torch(
     *,
     layout: str | Path | None = None,
     head: Head = "keep",
+    net: str | None = None,
     traits: Traits | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
@@ -37,6 +38,7 @@ def load_torch(
         path: The file, or the name of a preset, which is downloaded where it is not in the cache.
         layout: Its layout, where it is not to be detected.
         head: `drop` leaves the classifier out; the twin then returns pooled features.
+        net: The path of the net that is meant, where the file holds several.
         traits: All traits to give to the twin instead of the file's; or some by name, which are stated of the net.
         dtype: The dtype to compute in.
         rounded: A dtype to round the weights to first, as a file of that dtype would hold them.
@@ -49,7 +51,7 @@ def load_torch(
     require_torch()
     from denseport.models import pytorch
 
-    with Source.named(path, layout, head=head, traits=_stated(traits)) as source:
+    with Source.named(path, layout, head=head, net=net, traits=_stated(traits)) as source:
         weights = _weights(source, traits, rounded)
         return pytorch.load(weights.config, _arrays(weights.tensors), dtype=dtype)
 
@@ -59,6 +61,7 @@ def load_keras(
     *,
     layout: str | Path | None = None,
     head: Head = "keep",
+    net: str | None = None,
     traits: Traits | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     rounded: str | None = None,
@@ -67,7 +70,7 @@ def load_keras(
     require_keras()
     from denseport.models import keras as twin
 
-    with Source.named(path, layout, head=head, traits=_stated(traits)) as source:
+    with Source.named(path, layout, head=head, net=net, traits=_stated(traits)) as source:
         weights = _weights(source, traits, rounded)
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
         return twin.load(weights.config, _arrays(tensors), dtype=dtype)

@@ -156,6 +156,12 @@ class Comparing(TypedDict, total=False):
     train_steps: Annotated[int, Option(0, "Compare N steps of training as well.", most=1000, verifies=True)]
 
 
+def _net(of: str) -> Option:
+    return Option(
+        None, f"Which net in {of}, by the path that the message names; `.` for the top.", "the only one", metavar="PATH"
+    )
+
+
 class Reading(TypedDict, total=False):
     """What a user says of the net in a file that is read."""
 
@@ -177,6 +183,7 @@ class Writing(Reading, total=False):
     from_format: Annotated[str | None, _format("SRC", "by its content", "--from")]
     to_format: Annotated[str | None, _format("DST", "by its suffix", "--to")]
     from_layout: Annotated[LayoutOrFile, _layout("SRC")]
+    net: Annotated[str | None, _net("SRC")]
     to_layout: Annotated[LayoutOrFile, _layout("DST", _LAYOUTS)]
     head: Annotated[Head, Option("keep", "Keep the classifier, or drop it.")]
     classes: Annotated[
@@ -197,16 +204,32 @@ class Converting(Writing, Comparing, total=False):
     """What `denseport.convert` takes, and a row of a manifest."""
 
 
-class Verifying(Reading, Comparing, total=False):
+class Differing(Reading, total=False):
+    """What `denseport.diff` takes; what is said of the net is said of both files."""
+
+    net_a: Annotated[str | None, _net("A")]
+    net_b: Annotated[str | None, _net("B")]
+
+
+class Verifying(Differing, Comparing, total=False):
     """What `denseport.verify` takes; what is said of the net is said of both files."""
 
     layout_a: Annotated[LayoutOrFile, _layout("A")]
     layout_b: Annotated[LayoutOrFile, _layout("B")]
+    head: Annotated[Head, Option("keep", "Compare with the classifier, or pooled features.")]
+
+
+class Deriving(Reading, total=False):
+    """What `denseport.derive` takes."""
+
+    net: Annotated[str | None, _net("FILE")]
+    head: Annotated[Head, Option("keep", "Keep the classifier, or drop what stands beside the body.")]
 
 
 class Inspecting(Reading, total=False):
     """What `denseport.inspect` takes."""
 
+    net: Annotated[str | None, _net("FILE")]
     layout: Annotated[LayoutOrFile, _layout("FILE")]
 
 

@@ -58,6 +58,7 @@ def planned(
         options["from_layout"],
         format=options["from_format"],
         head=head,
+        net=options["net"],
         traits=options["traits"],
         shown=shown,
         progress=progress,

@@ -56,6 +56,7 @@ def predict(
     top: int = 5,
     *,
     layout: str | Path | None = None,
+    net: str | None = None,
     traits: Mapping[str, Any] | None = None,
     preprocess: str | Preprocessing | None = None,
     classes: str | Path | None = None,
@@ -71,6 +72,7 @@ def predict(
         framework: What runs the twin; KERAS_BACKEND says what Keras runs on.
         top: How many classes of each image.
         layout: The file's layout, where it is not to be detected.
+        net: The path of the net that is meant, where the file holds several.
         traits: Those of its net that are stated, by name.
         preprocess: How images are prepared. Where None, pictures are prepared as the preset says, or the file's
             metadata, or the file's layout, in this order; arrays are taken as they are.
@@ -90,7 +92,7 @@ def predict(
     if not images:
         raise UsageError("there are no images to predict; give pictures, or a folder of them")
     require_torch() if framework == "torch" else require_keras()
-    with Source.named(file, layout, traits=stated) as source:
+    with Source.named(file, layout, net=net, traits=stated) as source:
         source.require_decided()
         run = Pass(OUTPUTS, str(source.path), str(source.shown), source.detection, source.detection.config)
         config, default = run.config, source.preprocessing

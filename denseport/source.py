@@ -33,6 +33,7 @@ class Source:
         shown: What messages call it.
         preset: The preset whose file it is, or None.
         head: Whether its classifier takes part.
+        net: The path of the net that is meant, where it holds several.
         traits: Those that the user states of its net.
         checkpoint: Its tensors under the names that they have there, and what else it says.
 
@@ -50,6 +51,7 @@ class Source:
         *,
         format: str | None = None,  # noqa: A002 - the option's name
         head: Head = "keep",
+        net: str | None = None,
         traits: Mapping[str, Any] = MappingProxyType({}),
         shown: str | Path | None = None,
         preset: Preset | None = None,
@@ -58,6 +60,7 @@ class Source:
         self.shown = shown or path
         self.preset = preset
         self.head = head
+        self.net = net
         self.traits = traits
         self._layout = layout or (preset.layout if preset else None)
         self._format = format
@@ -73,6 +76,7 @@ class Source:
         *,
         format: str | None = None,  # noqa: A002 - the option's name
         head: Head = "keep",
+        net: str | None = None,
         traits: Mapping[str, Any] = MappingProxyType({}),
         shown: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -83,7 +87,7 @@ class Source:
             DownloadError: The preset cannot be had.
         """
         path, preset = resolve(name, progress=progress)
-        return cls(path, layout, format=format, head=head, traits=traits, shown=shown, preset=preset)
+        return cls(path, layout, format=format, head=head, net=net, traits=traits, shown=shown, preset=preset)
 
     def __enter__(self) -> Self:
         checkpoint = descriptions.recorded(formats.read(self.path, self._format, self.shown))
@@ -100,9 +104,10 @@ class Source:
         """Its layout, its architecture, and the role of each tensor.
 
         Raises:
-            LayoutError: No layout fits, or several do, or `traits` contradict what the file states.
+            LayoutError: No layout fits, or several do; there are several nets; or `traits` contradict what the file
+                states.
         """
-        return layouts.detect(self.checkpoint, self._layout, head=self.head, traits=self.traits)
+        return layouts.detect(self.checkpoint, self._layout, head=self.head, net=self.net, traits=self.traits)
 
     @cached_property
     def weights(self) -> layouts.Weights:

@@ -49,6 +49,7 @@ QUICK = (
     "test_net.py",
     "test_options.py",
     "test_safetensors.py",
+    "test_search.py",
     "test_templates.py",
     "test_text.py",
     "test_zip_archive.py",

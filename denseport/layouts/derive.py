@@ -21,7 +21,7 @@ from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import KERAS, TORCH, Framework, Groups
 from denseport.layouts.match import match
 from denseport.layouts.parse import LAYERS, STRUCTURE, parse
-from denseport.layouts.places import common_path
+from denseport.layouts.places import common_path, within
 from denseport.layouts.template import PLACEHOLDER, Template, placeholder
 from denseport.net.graph import Kind
 
@@ -30,6 +30,7 @@ MAX_NUMBERS = 5
 NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 
 Place = tuple[int, ...]
+Shape = tuple[int, ...]
 COMMENTS = {
     "padding": 'or "same", TensorFlow\'s: one less at the start than at the end, at even sizes',
     "concatenation": 'or "new-first", where a layer returns cat([new, old])',
@@ -82,24 +83,38 @@ class Family:
         return {place: layer.shape[0] for place, layer in self.members.items()}
 
 
-def derive(checkpoint: Checkpoint, traits: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """The TOML text of a layout that every tensor of a checkpoint fits; `traits` are those that the user states.
+def derive(
+    checkpoint: Checkpoint,
+    traits: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    net: str | None = None,
+    drop_head: bool = False,
+) -> str:
+    """The TOML text of a layout that the net in a checkpoint fits.
+
+    Args:
+        checkpoint: The file.
+        traits: Those that the user states.
+        net: The path below which the net stands, where there is more in the file.
+        drop_head: Whether only the body needs to fit, whatever stands beside it.
 
     Raises:
         LayoutError: The file is no DenseNet, or its names have no numbers to go by; the message names the first layer
             that breaks the pattern.
     """
-    prefix = common_path(checkpoint.tensors)
-    originals = {name.removeprefix(prefix): name for name in checkpoint.tensors}
-    framework = KERAS if all("/" in name for name in originals) else TORCH
-    groups = framework.grouped(originals)
+    names = list(checkpoint.tensors) if net is None else within(net, checkpoint.tensors)
+    framework = KERAS if all("/" in name for name in names) else TORCH
     try:
-        search = _Search(list(_layers(checkpoint, groups, framework)))
+        groups = _net(checkpoint, framework.grouped(dict(zip(names, names, strict=True))), framework)
+        search = _Search(list(_layers(checkpoint, groups, framework, drop_head)), drop_head)
         growing = search.dense_layers()
         search.transitions(max(block for block, _ in growing.members))
         search.ends()
         text = _toml(search.names, framework, len(groups), traits)
-        config = match(checkpoint, parse(text, "derived.toml"), framework, groups, {}, drop_head=False).config
+        layout = parse(text, "derived.toml")
+        if drop_head:
+            groups = {name: of for name, of in groups.items() if layout.spellings[0].canonical(name)}
+        config = match(checkpoint, layout, framework, groups, {}, drop_head=drop_head).config
     except LayoutError as error:
         raise LayoutError(
             f"{checkpoint.label}: no layout can be derived: {error}; write one by hand, from denseport layouts show "
@@ -108,15 +123,32 @@ def derive(checkpoint: Checkpoint, traits: Mapping[str, Any] = MappingProxyType(
     return text + "".join(f"{fact} = {str(getattr(config, fact)).lower()}\n" for fact in STRUCTURE)
 
 
-def _layers(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> Iterator[Unnamed]:
-    """The layers in file order; step counters take no part."""
+def _net(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> Groups:
+    """What stands below the path that all layers have, without it; an optimizer's state, say, stands elsewhere."""
+    layers = [name for name, of in groups.items() if _kind(checkpoint, of, framework)]
+    prefix = common_path([f"{name}{framework.separator}" for name in layers])
+    return {name.removeprefix(prefix): of for name, of in groups.items() if name.startswith(prefix)}
+
+
+def _kind(checkpoint: Checkpoint, parameters: Mapping[str, str], framework: Framework) -> tuple[Kind, Shape] | None:
+    """What kind of layer parameters belong to, and the shape of its kernel or scale; None where they are none's."""
+    of: Kind = "norm" if framework.parameters["norm"][2] in parameters else "conv"
+    weight = parameters.get(framework.parameters[of][0])
+    shape = checkpoint.tensors[weight].shape if weight else ()
+    of = "dense" if of == "conv" and len(shape) == 2 else of
+    return (of, shape) if shape and (len(shape) == 1) == (of == "norm") else None
+
+
+def _layers(checkpoint: Checkpoint, groups: Groups, framework: Framework, only_body: bool) -> Iterator[Unnamed]:
+    """The layers in file order; step counters and single numbers take no part."""
     for name, parameters in groups.items():
-        of: Kind = "norm" if framework.parameters["norm"][2] in parameters else "conv"
-        weight = parameters.get(framework.parameters[of][0])
-        shape = checkpoint.tensors[weight].shape if weight else ()
-        of = "dense" if of == "conv" and len(shape) == 2 else of
-        if (len(shape) == 1) != (of == "norm") or not shape:
+        found = _kind(checkpoint, parameters, framework)
+        alone = all(checkpoint.tensors[each].size == 1 for each in parameters.values())
+        if found is None and (only_body or alone):
+            continue
+        if found is None:
             raise LayoutError(f"{quoted(name)} is no convolution, normalisation or dense layer")
+        of, shape = found
         if re.search("[{}]", name):
             raise LayoutError(f"{quoted(name)} has a brace, which is an index in a layout")
         yield Unnamed(name, of, framework.canonical_shape(of, shape))
@@ -125,8 +157,8 @@ def _layers(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> Ite
 class _Search:
     """The layers of a file that have no role yet, and the file's name template for each role that has been found."""
 
-    def __init__(self, layers: list[Unnamed]) -> None:
-        self.left = layers
+    def __init__(self, layers: list[Unnamed], only_body: bool) -> None:
+        self.left, self.every, self.only_body = layers, layers, only_body
         self.names: dict[str, str] = {}
 
     def of(self, kind: Kind, wide: bool | None = None) -> list[Unnamed]:
@@ -167,7 +199,7 @@ class _Search:
         """Finds the layers between the dense blocks: 1x1 convolutions, and their norms."""
         left, places = self.of("conv", wide=False), [(t,) for t in range(1, blocks)]
         moving = self.take("transition{t}.conv", left, dict.fromkeys(places))
-        if moving is None and (left or places):
+        if moving is None and ((left and not self.only_body) or places):
             raise LayoutError(
                 f"{blocks} dense blocks have {blocks - 1} transitions, which are counted in their names, but the 1x1 "
                 f"convolutions that are left are {listed(layer.name for layer in left) or 'none'}"
@@ -177,16 +209,24 @@ class _Search:
 
     def ends(self) -> None:
         """Finds the layers of stem and head, to which all that is left must belong."""
-        stems = self.of("conv")
+        stems = self.stems()
         index, places = ("", [()]) if len(stems) == 1 else ("{s}", [(n + 1,) for n in range(len(stems))])
         stem = self.take(f"stem.conv{index}", stems, dict.fromkeys(places)) if stems else None
         if stem is None:
             raise LayoutError(f"{len(stems)} convolutions are left for the stem: {listed(c.name for c in stems)}")
         self.take(f"stem.norm{index}", self.of("norm")[: len(stems)], stem.outputs)
         self.take("head.norm", self.of("norm"), {(): None})
+        if self.only_body:
+            return
         self.take("head.classifier", self.of("dense"), {(): None})
         if self.left:
             raise LayoutError(f"{quoted(self.left[0].name)} has no place in a DenseNet")
+
+    def stems(self) -> list[Unnamed]:
+        """The convolutions that are left: all of them or, beside something larger, those before the dense layers."""
+        left = self.of("conv")
+        first = next(n for n, layer in enumerate(self.every) if layer not in self.left and layer.kind == "conv")
+        return [layer for layer in left if not self.only_body or self.every.index(layer) < first]
 
 
 def _families(layers: list[Unnamed], letters: str) -> list[Family]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
 
 Shape = tuple[int, ...]
+# What nets call the figures by which they prepare images.
+FIGURE_OF_IMAGES = re.compile(r"(^|[._/])(mean|std)$")
 # The canonical name of each layer of a file, or None where a layout has none for it.
 Named = Mapping[str, str | None]
 
@@ -92,6 +95,8 @@ class Detection:
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What a user should know of how the tensors were found."""
         values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
+        of_images = [name for name in self.dropped if FIGURE_OF_IMAGES.search(name)]
+        figures = [name for name in of_images if checkpoint.tensors[name].size == self.config.in_channels]
         notes = {
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
@@ -99,6 +104,8 @@ class Detection:
             f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
             f"{quoted(self.head)} was taken for the classifier": self.head,
             f"left out: {branches(self.dropped)}": self.dropped,
+            f"{' and '.join(map(quoted, figures))} have a value for each channel of the image: where they prepare it, "
+            "prepare it before it is fed to what is written": figures,
             f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
             "Keras code may fit as well; give --from-layout where the net is not of that layout": checkpoint.nameless,
             f"assumed, since neither the file nor its layout states it: {values}": values and not checkpoint.nameless,

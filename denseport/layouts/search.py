@@ -98,11 +98,14 @@ class Attempt:
             if not far if classes is None else all(self._is_loose(of, classes) for of in loose):
                 return self._net(detection)
         try:
-            body = self._matched(own)
+            if whole and self._are_spare(near, (body := self._matched(own)).config):
+                return self._net(body)
+        except MisfitError as misfit:
+            misfits.append(misfit)
+        try:
+            body = self._matched(self._headless)
         except MisfitError:
             raise misfits[0] from None
-        if whole and self._are_spare(near, body.config):
-            return self._net(body)
         problem = misfits[-1] if misfits else "it has no classifier"
         return Found(self.place, self._completed(body), str(problem))
 
@@ -114,8 +117,11 @@ class Attempt:
         except MisfitError:
             if self.framework is not TORCH and any(self._has_kernel(of, 3) for of in zones.near.values()):
                 raise  # Keras' names are flat, so that these may be layers of the body
-            body = {layer: of for layer, of in zones.own.items() if layer != zones.classifier}
-            return Found(self.place, self._completed(self._matched(body)))
+            return Found(self.place, self._completed(self._matched(self._headless)))
+
+    @property
+    def _headless(self) -> Layers:
+        return {layer: of for layer, of in self.zones.own.items() if layer != self.zones.classifier}
 
     def _matched(self, layers: Groups) -> Detection:
         return match(self.checkpoint, self.layout, self.framework, layers, self.said, drop_head=self.drop_head)

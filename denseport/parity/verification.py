@@ -34,6 +34,8 @@ def verify(
     layout_a: str | Path | None = None,
     layout_b: str | Path | None = None,
     head: Head = "keep",
+    net_a: str | None = None,
+    net_b: str | None = None,
     traits: Mapping[str, Any] | None = None,
     same_traits: bool = False,
     progress: Progress | None = None,
@@ -58,6 +60,7 @@ def verify(
         b: The other file.
         layout_a: The layout of `a`, where it is not to be detected; `layout_b` likewise.
         head: `drop` compares pooled features, whether or not the files have a classifier.
+        net_a: The path of the net in `a` that is meant, where there are several; `net_b` likewise.
         traits: Those that are stated of both nets, by name.
         same_traits: Whether the second file runs under the first one's traits where theirs differ; what the traits that
             it has do to the outputs is then reported beside the figure.
@@ -76,7 +79,7 @@ def verify(
     """
     chosen = checked_comparing(options)
     said: Any = {"head": head, "traits": checked(Reading, {"traits": traits or {}})["traits"]}
-    with Source(Path(a), layout_a, **said) as first, Source(Path(b), layout_b, **said) as second:
+    with Source(Path(a), layout_a, net=net_a, **said) as first, Source(Path(b), layout_b, net=net_b, **said) as second:
         return compared(first, second, chosen, same_traits=same_traits, progress=progress, workers=workers)
 
 
