@@ -113,7 +113,11 @@ PARTS: dict[str, tuple[Arrays, str]] = {
     "a convolution beside the body": (WHOLE | {"attention.weight": zeros(1, 2, 7, 7)}, r"unexpected keys attention"),
     "a layer behind the classifier": (
         below("0.", WHOLE) | {"2.weight": zeros(3, 10), "2.bias": zeros(3)},
-        r"2\.weight reads as many values as its 10 outputs",
+        r"2\.weight reads as many values as its 10 outputs.*--net 0$",
+    ),
+    "a head that reads the body beside the one that was trained first": (
+        below("model.", WHOLE) | {"classifier.add_block.0.weight": zeros(7, NET.features)},
+        r"add_block\.0\.weight reads as many values as its body gives.*--net model$",
     ),
     "a classifier that is a convolution": (BODY | {"classifier.weight": zeros(5, NET.features, 1, 1)}, "classifier"),
 }
@@ -122,8 +126,11 @@ PARTS: dict[str, tuple[Arrays, str]] = {
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_part_of_something_larger_is_refused_and_its_body_had_by_head_drop(kind: str) -> None:
     arrays, told = PARTS[kind]
-    with pytest.raises(LayoutError, match=rf"{told}.*--head drop"):
+    with pytest.raises(LayoutError, match=told) as refused:
         detect(checkpoint(arrays))
+    assert "--head drop" in str(refused.value)
+    for path in re.findall(r"--net (\S+)", str(refused.value)):
+        assert found(arrays, net=path).config.num_classes == 10
     detection = found(arrays, head="drop")
     weights = to_canonical(checkpoint(arrays), detection).without_head()
     assert equal(

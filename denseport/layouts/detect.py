@@ -238,9 +238,11 @@ def _only(found: list[Found], checkpoint: Checkpoint) -> Detection:
         raise LayoutError(f"{checkpoint.label}: holds {len(told)} nets: {listed(told, 8, 300)}; choose one: {paths}")
     if net.partial:
         at = f" at {quoted(net.place.path)}" if net.place.prefix else ""
+        whole = net.detection.config.num_classes is not None
+        or_net = f", or with its classifier by --net {shlex.quote(net.place.path)}" if whole else ""
         raise LayoutError(
             f"{checkpoint.label}: holds the body of a DenseNet{at}, of layout {net.detection.layout.name}, within "
-            f"something larger: {net.partial}; take the body alone with --head drop"
+            f"something larger: {net.partial}; take the body alone with --head drop{or_net}"
         )
     return net.detection
 

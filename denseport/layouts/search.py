@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,8 @@ from denseport.net.graph import CLASSIFIER
 
 Layers = dict[str, Mapping[str, str]]
 STATISTICS = frozenset({"running_mean", "running_var"})
+# What training by contrast puts beside a classifier: it reads the features too, and nobody reads it afterwards.
+PROJECTOR = re.compile("proj")
 
 
 @dataclass(frozen=True)
@@ -134,36 +137,28 @@ class Attempt:
         return replace(detection, prefix=place.prefix, instead=place.instead, dropped=(*detection.dropped, *beside))
 
     def _net(self, detection: Detection) -> Found:
-        """The net, unless a dense layer beside it reads as many values as its classifier gives."""
+        """The net, unless a dense layer beside it reads what its body or its classifier gives."""
         detection = self._completed(detection)
-        classes = detection.config.num_classes
-        shapes = {name: self.checkpoint.tensors[name].shape for name in detection.dropped}
-        foreign = tuple(other.prefix for other in self.others)
-        reading = [
-            name
-            for name, shape in shapes.items()
-            if name.endswith(".weight") and len(shape) == 2 and shape[1] == classes and not name.startswith(foreign)
-        ]
-        if not reading or self.chosen or self.framework is not TORCH:
+        config = detection.config
+        if self.chosen or self.framework is not TORCH or config.num_classes is None:
             return Found(self.place, detection)
-        return Found(self.place, detection, f"{quoted(reading[0])} reads as many values as its {classes} outputs")
+        foreign = tuple(other.prefix for other in self.others)
+        gives = {config.num_classes: f"its {config.num_classes} outputs", config.features: "its body gives"}
+        for name in detection.dropped:
+            shape = self._shape(name)
+            dense = name.endswith(".weight") and len(shape) == 2 and not name.startswith(foreign)
+            if dense and shape[1] in gives and not PROJECTOR.search(name):
+                told = f"{quoted(name)} reads as many values as {gives[shape[1]]}, and may belong to the net"
+                return Found(self.place, detection, told)
+        return Found(self.place, detection)
 
     def _are_spare(self, near: Layers, config: DenseNetConfig) -> bool:
         """Whether layers beside a net that has its classifier cannot stand between its body and its classifier.
 
-        They are no layers, or dense ones that read the features and do not return as many.
+        They are no layers, or those of a projector.
         """
-        branches: dict[str, list[Mapping[str, str]]] = {}
-        for layer, parameters in near.items():
-            branches.setdefault(layer.removeprefix(self.place.prefix).partition(".")[0], []).append(parameters)
-        for layers in branches.values():
-            if all(self._is_loose(of, config.num_classes) for of in layers):
-                continue
-            kernels = [self._shape(of["weight"]) for of in layers if "weight" in of and self._has_kernel(of, 2)]
-            dense = kernels and all(len(kernel) == 2 for kernel in kernels)
-            if not dense or kernels[0][1] != config.features or kernels[-1][0] == config.features:
-                return False
-        return self.framework is TORCH
+        loose = (PROJECTOR.search(layer) or self._is_loose(of, config.num_classes) for layer, of in near.items())
+        return self.framework is TORCH and all(loose)
 
     def _without_loose(self, layers: Layers) -> Layers:
         return {layer: of for layer, of in layers.items() if not self._is_loose(of)}
