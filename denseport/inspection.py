@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from denseport.errors import LayoutError
-from denseport.layouts import Suspicion, find_layout
+from denseport.layouts import Net, Suspicion, find_layout, survey
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Deriving, Inspecting, checked
@@ -27,6 +27,8 @@ class Inspection:
         dtypes: The dtypes that occur.
         wrapper: Where in the file the tensors stand, or "".
         others: What else it holds, by name.
+        nets: Each net in it: where, of what kind, in which layout and of how many tensors.
+        beside: What tensors it holds that belong to none of them, or "".
         metadata: The strings that travel with the weights.
         layout: The layout that was detected, or "".
         framework: Whose parameter names and axes the tensors have, or "".
@@ -48,6 +50,8 @@ class Inspection:
     wrapper: str
     others: tuple[str, ...]
     metadata: dict[str, str]
+    nets: tuple[Net, ...] = ()
+    beside: str = ""
     layout: str = ""
     framework: str = ""
     variant: str = ""
@@ -113,6 +117,8 @@ def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
         if layout is not None:
             find_layout(layout)
         try:
+            nets, beside = survey(checkpoint, layout)
+            inspection = dataclasses.replace(inspection, nets=tuple(nets), beside=beside)
             found, suspicion = source.detection, source.suspicion
         except LayoutError as error:
             return dataclasses.replace(inspection, problem=str(error).removeprefix(f"{path}: "))

@@ -76,6 +76,10 @@ def inspection(report: Inspection) -> list[Part]:
         Row("format", f"{report.format}: {quoted(report.container)}"),
         Row("tensors", f"{report.tensors:,} of {report.values:,} values, {', '.join(report.dtypes)}"),
     ]
+    if len(report.nets) > 1 or report.beside or any(each.path != "." for each in report.nets):
+        rows += [Row("net", f"{quoted(each.path)}: {each.kind}; {each.tensors:,} tensors") for each in report.nets]
+    if report.beside:
+        rows.append(Row("beside", report.beside))
     if report.others:
         rows.append(Row("also holds", listed(report.others, 10)))
     if report.config:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_layouts import checkpoint, spelled
 
 import denseport
-from denseport import LayoutError, formats
+from denseport import LayoutError, formats, text
 from denseport.checkpoint import Tensor
 from denseport.layouts import Detection, detect, to_canonical
+from denseport.terminal import Row
 
 NET = SMALL["four blocks"][0]
 WHOLE = spelled(NET, "torchvision")
@@ -152,9 +153,9 @@ SEVERAL: dict[str, tuple[Arrays, dict[str, str]]] = {
     ),
     "averaged weights": (
         below("state_dict.", WHOLE) | below("state_dict_ema.", OTHER),
-        {"state_dict": "", "state_dict_ema": "averaged weights"},
+        {"state_dict": "weights as they were trained", "state_dict_ema": "averaged weights"},
     ),
-    "one at the top": (WHOLE | below("ema.", OTHER), {".": "", "ema": "averaged weights"}),
+    "one at the top": (WHOLE | below("ema.", OTHER), {".": "weights as they were trained", "ema": "averaged weights"}),
     "a body and a whole net": (
         below("student.", WHOLE) | below("teacher.", {name: OTHER[name] for name in BODY}),
         {"student": "the student", "teacher": "a teacher"},
@@ -179,6 +180,19 @@ def test_several_nets_are_refused_and_each_is_had_by_its_path(kind: str) -> None
     first, *others = (detect(checkpoint(arrays), net=shlex.split(path)[0]) for path in remedies)
     assert not any(set(first.roles.values()) & set(other.roles.values()) for other in others)
     assert found(arrays, net=remedies[0]).layout == first.layout
+
+
+def test_inspect_draws_what_stands_where(tmp_path: Path) -> None:
+    arrays, paths = SEVERAL["two encoders"]
+    arrays = arrays | {f"optimizer.{n}.exp_avg": zeros(2) for n in range(9)}
+    formats.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, tmp_path / "a.pth", "pth")
+    report = denseport.inspect(tmp_path / "a.pth")
+    assert {net.path for net in report.nets} == set(paths)
+    assert report.beside == "module.queue, optimizer (9 tensors)"
+    rows = [(part.label, part.value) for part in text.inspection(report) if isinstance(part, Row)]
+    assert ("net", f"module.encoder_q: {report.nets[0].kind}; {len(WHOLE)} tensors") in rows
+    assert ("beside", report.beside) in rows
+    assert denseport.inspect(tmp_path / "a.pth", net="module.encoder_k").problem == ""
 
 
 def test_the_same_net_under_two_names_is_one() -> None:

@@ -3,7 +3,7 @@
 Detect which one a checkpoint has, take its tensors to their canonical names, and from there to any other.
 """
 
-from denseport.layouts.detect import detect
+from denseport.layouts.detect import Net, detect, survey
 from denseport.layouts.match import Detection
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.spec import Layout
@@ -13,6 +13,7 @@ from denseport.net.weights import Suspicion, Weights, suspicious
 __all__ = [
     "Detection",
     "Layout",
+    "Net",
     "Suspicion",
     "Weights",
     "detect",
@@ -20,6 +21,7 @@ __all__ = [
     "from_canonical",
     "known_layouts",
     "known_text",
+    "survey",
     "suspicious",
     "to_canonical",
     "translate",

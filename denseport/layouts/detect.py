@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from denseport.layouts import descriptions
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
-from denseport.layouts.places import ROOT, Place, common_path, places, within
+from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
 from denseport.layouts.search import Attempt, Found
 from denseport.layouts.spec import Layout
 from denseport.layouts.traits import Said, refuse_contradiction
@@ -73,6 +73,38 @@ def detect(
         if found := search.nets(candidates):
             return search.completed(_only(found, checkpoint))
     raise search.no_match(asked=layout is not None)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net in a checkpoint, whole or the body of something larger.
+
+    Attributes:
+        path: Where it stands, as `--net` calls it.
+        kind: Its architecture, and what its path says that it usually is.
+        layout: The layout of its names.
+        tensors: How many tensors it has.
+    """
+
+    path: str
+    kind: str
+    layout: str
+    tensors: int
+
+
+def survey(checkpoint: Checkpoint, layout: str | Path | None = None) -> tuple[list[Net], str]:
+    """Every net in a checkpoint, and in words what else is there; nothing where no layout fits."""
+    described = descriptions.stated(checkpoint)
+    search = _Search(checkpoint, {"file": described.traits, "option": {}}, drop_head=False, net=None)
+    for candidates in _candidates(checkpoint, layout, checkpoint.metadata.get(metadata.LAYOUT, described.layout)):
+        if found := search.nets(candidates):
+            used = {name for each in found for name in each.detection.roles.values()}
+            nets = [
+                Net(each.place.path, _described(each, found), each.detection.layout.name, len(each.detection.roles))
+                for each in found
+            ]
+            return nets, branches([name for name in checkpoint.tensors if name not in used])
+    return [], ""
 
 
 def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str) -> list[list[Layout]]:
@@ -230,10 +262,11 @@ def _only(found: list[Found], checkpoint: Checkpoint) -> Detection:
     Raises:
         LayoutError: There are several, or it is a part of something larger.
     """
-    net, *others = sorted(found, key=lambda each: bool(each.partial) or each.detection.config.num_classes is None)
-    others = [other for other in others if not _is_copy(other, net, checkpoint)]
+    found = sorted(found, key=lambda each: bool(each.partial) or each.detection.config.num_classes is None)
+    net = found[0]
+    others = [other for other in found[1:] if not _is_copy(other, net, checkpoint)]
     if others:
-        told = [f"{quoted(each.place.path)} ({_described(each)})" for each in (net, *others)]
+        told = [f"{quoted(each.place.path)} ({_described(each, found)})" for each in (net, *others)]
         paths = " or ".join(f"--net {shlex.quote(each.place.path)}" for each in (net, *others))
         raise LayoutError(f"{checkpoint.label}: holds {len(told)} nets: {listed(told, 8, 300)}; choose one: {paths}")
     if net.partial:
@@ -256,10 +289,17 @@ def _is_copy(other: Found, net: Found, checkpoint: Checkpoint) -> bool:
     )
 
 
-def _described(found: Found) -> str:
-    """A net in words: what its path says that it usually is, and its architecture."""
-    parts = re.split(r"[^a-z0-9]+", found.place.path.lower().replace("_", "."))
-    said = [kind for kind_of, kind in KINDS.items() if any(re.fullmatch(kind_of, part) for part in parts)]
+def _described(found: Found, every: list[Found]) -> str:
+    """One of several nets in words: what its path says that it usually is, and its architecture."""
+    usual = {each.place.path: _usual(each.place.path) for each in every}
+    averaged = any("average" in said for said in usual.values())
+    said = usual[found.place.path] or ("weights as they were trained" if averaged else "")
     config = found.detection.config
     head = "without classifier" if config.num_classes is None else f"{config.num_classes} classes"
-    return ", ".join([*said[:1], f"{config.variant}", head])
+    return ", ".join([*([said] if said else []), config.variant, head])
+
+
+def _usual(path: str) -> str:
+    """What the parts of a path say that a net is, or ""."""
+    parts = re.split(r"[^a-z0-9]+", path.lower().replace("_", "."))
+    return next((kind for kinds, kind in KINDS.items() if any(re.fullmatch(kinds, part) for part in parts)), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -112,6 +112,8 @@ def branches(names: Collection[str], limit: int = 8) -> str:
     if len(names) <= limit:
         return listed(names, limit)
     common = common_path(names)
-    counted = Counter(common + re.split("[./]", name.removeprefix(common))[0] for name in names)
-    told = (f"{branch} ({count:,} tensors)" if count > 1 else branch for branch, count in counted.items())
+    grouped: dict[str, list[str]] = {}
+    for name in names:
+        grouped.setdefault(common + re.split("[./]", name.removeprefix(common))[0], []).append(name)
+    told = (f"{branch} ({len(own):,} tensors)" if len(own) > 1 else own[0] for branch, own in grouped.items())
     return listed(told, limit)
