@@ -17,7 +17,7 @@ from denseport.files import write as write
 from denseport.inspection import Inspection as Inspection
 from denseport.inspection import derive as derive
 from denseport.inspection import inspect as inspect
-from denseport.layouts.translate import translate as translate
+from denseport.layouts.renaming import translate as translate
 from denseport.load import load_keras as load_keras
 from denseport.load import load_torch as load_torch
 from denseport.migration import MigrationReport as MigrationReport

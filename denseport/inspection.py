@@ -35,6 +35,7 @@ class Inspection:
         variant: The architecture's name, or its parameters in words, or "".
         config: The architecture with its traits, or None.
         origins: Whether each trait is `stated`, `shown` or `assumed`.
+        evidence: What the weights show, in words with their figures, by what it is of.
         parameters: How many trainable parameters the architecture has, or None.
         suspicion: Tensors with suspicious values, or None where there is no DenseNet.
         notes: What a user should know of how the tensors were found.
@@ -57,6 +58,7 @@ class Inspection:
     variant: str = ""
     config: DenseNetConfig | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
     suspicion: Suspicion | None = None
     notes: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ def inspect(path: str | Path, **options: Unpack[Inspecting]) -> Inspection:
             variant=found.config.variant,
             config=found.config,
             origins=found.known_as,
+            evidence=found.evidence.figures if found.evidence else {},
             parameters=parameters(found.config),
             suspicion=suspicion,
             notes=source.notes,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Beyond what any image or net has; they keep figures out of a stranger's file from reaching infinity or all memory.
 MAX_VALUE = 1e6
 MAX_CROP = 4096
+# Of the pixels of ImageNet's photographs, 0 to 255.
+MEAN_PIXEL, PIXEL_SPREAD = 115.0, 68.0
 # The side of the square that such nets usually take.
 USUAL_CROP = 224
 
@@ -115,6 +117,12 @@ class Preprocessing:
         """Mean and std, one number a channel, of pixels that are divided by 255 first, as many libraries do."""
         mean, std = (values * (1 / (255 * self.scale)) for values in self.statistics(channels))
         return mean.tolist(), std.tolist()
+
+    @property
+    def of_photographs(self) -> tuple[float, float]:
+        """About the mean and the standard deviation that it gives the pixels of photographs."""
+        mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
+        return (MEAN_PIXEL * self.scale - mean) / std, PIXEL_SPREAD * self.scale / std
 
     def is_rgb(self, channels: int) -> bool:
         """Whether a library can do it that takes grey or RGB images and has one number for each of their channels."""

@@ -88,6 +88,7 @@ def inspection(report: Inspection) -> list[Part]:
             Row("variant", _variant(report.variant, report.config)),
             Row("parameters", f"{report.parameters:,}"),
             *_traits(vars(report.config.traits), report.origins),
+            *_labelled("evidence", [f"{of} {figures}" for of, figures in report.evidence.items()]),
         ]
     rows += [Row("metadata", f"{quoted(key)}: {quoted(value)}") for key, value in report.metadata.items()]
     suspicious = dataclasses.asdict(report.suspicion) if report.suspicion else {}

@@ -50,6 +50,7 @@ QUICK = (
     "test_options.py",
     "test_safetensors.py",
     "test_search.py",
+    "test_shown.py",
     "test_templates.py",
     "test_text.py",
     "test_zip_archive.py",

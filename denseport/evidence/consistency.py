@@ -42,10 +42,12 @@ class Damage:
     error: float
     left: float
 
-    def __str__(self) -> str:
+    @property
+    def why(self) -> str:
+        """The figures by which it shows."""
         return (
-            f"{' and '.join(self.layers)}: {self.mistake} (running means are {self.error:.2g} standard deviations "
-            f"from what the layers before them make, and {self.left:.2g} once that is undone)"
+            f"running means are {self.error:.2g} standard deviations from what the layers before them make, and "
+            f"{self.left:.2g} once that is undone"
         )
 
 

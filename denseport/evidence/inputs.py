@@ -22,6 +22,8 @@ LEAST_FIT = 0.97
 SIDES = (8, 16, 32, 64, 128, 256, 1 << 20)
 # Estimated spreads are this far off at most: estimated over true, least and most.
 SPREAD = (0.75, 1.6)
+# Images of which the spread is this many times another's, or the mean as many spreads away, are of another range.
+APART, FAR = 4.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,13 @@ class Inputs:
 
     def __str__(self) -> str:
         means = ", ".join(f"{mean:.3g}" for mean in self.mean)
-        return f"mean {means}, spread about {self.spread:.1g}: {' or '.join(self.possible) or 'no usual range'}"
+        return f"mean {means}, spread about {self.spread:.2g}: {' or '.join(self.possible) or 'no usual range'}"
+
+    def may_be_of(self, mean: float, spread: float) -> bool:
+        """Whether photographs of such a mean and spread may have been what the net saw, as far as that can be told."""
+        likeness = self.spread / spread
+        near = all(abs(own - mean) < FAR * max(self.spread, spread) for own in self.mean)
+        return near and 1 / APART < likeness < APART
 
 
 def inputs(kernel: np.ndarray, mean: np.ndarray, var: np.ndarray) -> Inputs | None:

@@ -66,6 +66,21 @@ class Evidence:
     damages: tuple[Damage, ...]
     fit: Fit
 
+    @property
+    def figures(self) -> dict[str, str]:
+        """What is shown, each with the figures by which it is, by what they are of."""
+        if not self.fit.holds and not self.shown:
+            return {"statistics": "are fresh, of few images or of other weights: they show nothing"}
+        lines = {trait: f"{shown.value}: {shown.why}" for trait, shown in self.shown.items()}
+        if self.inputs:
+            lines["inputs"] = str(self.inputs)
+        if self.fit.holds:
+            lines["running means"] = (
+                f"are {self.fit.error:.2g} standard deviations from what the layers before them make, correlation "
+                f"{self.fit.correlation:.4f}"
+            )
+        return lines
+
 
 @np.errstate(all="ignore")
 def examine(config: DenseNetConfig, tensors: Mapping[str, Tensor]) -> Evidence:

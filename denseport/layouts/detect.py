@@ -19,6 +19,7 @@ from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
 from denseport.layouts.search import Attempt, Found
+from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import Layout
 from denseport.layouts.traits import Said, refuse_contradiction
 
@@ -71,7 +72,7 @@ def detect(
     search = _Search(checkpoint, said, head == "drop", net)
     for candidates in _candidates(checkpoint, layout, recorded):
         if found := search.nets(candidates):
-            return search.completed(_only(found, checkpoint))
+            return as_shown(search.completed(_only(found, checkpoint)), checkpoint)
     raise search.no_match(asked=layout is not None)
 
 
@@ -244,6 +245,9 @@ def _one(fits: list[Found], checkpoint: Checkpoint, said: Said) -> Found:
     stated = {**said["option"], **said["file"]}
     given = [fit.detection.layout.traits_of(fit.detection.config) for fit in fits]
     fits = [fit for fit, own in zip(fits, given, strict=True) if stated.items() <= {**stated, **own}.items()] or fits
+    if len(fits) > 1:  # whose usual traits are those that the weights show
+        shown = [as_shown(fit.detection, checkpoint).config for fit in fits]
+        fits = [fit for fit, config in zip(fits, shown, strict=True) if config == fit.detection.config] or fits
     if len(fits) == 1:
         return fits[0]
     names = [fit.detection.layout.name for fit in fits]

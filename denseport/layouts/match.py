@@ -9,6 +9,7 @@ from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, misfits, quoted
+from denseport.evidence import Evidence
 from denseport.layouts.frameworks import COUNTER, FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
@@ -44,6 +45,8 @@ class Detection:
         prefix: What stood before the names and was taken off, or "".
         instead: What the layout has there in its place (`features.`), or "".
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
+        findings: What the weights show that layout, file or user say otherwise, and what contradicts itself.
+        evidence: All that the weights show, or None where they were not looked at; it does not cross processes.
     """
 
     layout: Layout
@@ -56,6 +59,8 @@ class Detection:
     prefix: str = ""
     instead: str = ""
     head: str = ""
+    findings: tuple[str, ...] = ()
+    evidence: Evidence | None = field(default=None, compare=False)
 
     @property
     def known_as(self) -> dict[str, str]:
@@ -74,6 +79,7 @@ class Detection:
             "layout": self.layout.reference,
             "framework": [self.framework.name, self.framework.rotated],
             "config": self.config.to_dict(),
+            "evidence": None,
         }
 
     @classmethod
@@ -89,6 +95,7 @@ class Detection:
             "framework": frameworks[tuple(plain["framework"])],
             "config": DenseNetConfig.from_dict(plain["config"]),
             "dropped": tuple(plain["dropped"]),
+            "findings": tuple(plain["findings"]),
         }
         return cls(**{**plain, **values})
 
@@ -111,7 +118,7 @@ class Detection:
             f"assumed, since neither the file nor its layout states it: {values}": values and not checkpoint.nameless,
             self.layout.note: self.layout.note,
         }
-        return [note for note, holds in notes.items() if holds]
+        return [*(note for note, holds in notes.items() if holds), *self.findings]
 
 
 class MisfitError(LayoutError):

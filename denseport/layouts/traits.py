@@ -11,14 +11,15 @@ from denseport.errors import LayoutError, quoted
 from denseport.layouts.spec import Layout
 from denseport.net.config import DenseNetConfig, Traits
 
-Origin = Literal["file", "option", "metadata", "layout", "usual"]
+Origin = Literal["file", "option", "metadata", "weights", "layout", "usual"]
 # The traits that each origin speaks of, by name.
 Said = Mapping[Origin, Mapping[str, Any]]
-# What an origin makes of a trait: the file or the user states it, or nobody does.
+# What an origin makes of a trait: the file or the user states it, the weights show it, or nobody says it.
 KNOWN_AS: Mapping[Origin, Literal["stated", "shown", "assumed"]] = {
     "file": "stated",
     "option": "stated",
     "metadata": "stated",
+    "weights": "shown",
     "layout": "assumed",
     "usual": "assumed",
 }
@@ -43,8 +44,9 @@ def decide(layout: Layout, config: DenseNetConfig, said: Said) -> dict[str, Trai
        configuration;
     2. `option`: what the user states with `--trait`, which must not contradict the file;
     3. `metadata`: what an earlier conversion wrote into the file's metadata when it wrote this layout;
-    4. `layout`: what the layout says of such a net, its variants included;
-    5. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
+    4. `weights`: what statistics show, which `shown.as_shown` adds, since weights are read only where a layout fits;
+    5. `layout`: what the layout says of such a net, its variants included;
+    6. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
        is stride 1 and no pool.
     """
     usual = {**dataclasses.asdict(Traits()), **({} if config.stem_norm else USUAL_FOR_SMALL_IMAGES)}
