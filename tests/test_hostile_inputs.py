@@ -119,10 +119,9 @@ def test_code_is_refused_by_its_dotted_name_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_whole_module_is_refused_with_its_class_and_what_to_do(tmp_path: Path, zipped: bool) -> None:
+def test_a_whole_module_of_something_else_is_refused_for_what_it_is(tmp_path: Path, zipped: bool) -> None:
     torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    said = refused(tmp_path / "x.pth", "torch.nn.modules.container.Sequential")
-    assert "torch.save(model.state_dict()" in said
+    refused(tmp_path / "x.pth", "no known layout matches: its keys are 0.weight, 0.bias")
 
 
 def with_entry(name: str) -> Callable[[bytes], bytes]:

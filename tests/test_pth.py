@@ -253,6 +253,10 @@ NESTED: dict[str, tuple[Any, dict[str, torch.Tensor], list[str]]] = {
     ),
     "lists and tuples": ([torch.ones(2), (torch.zeros(3), 1)], {"0": torch.ones(2), "1.0": torch.zeros(3)}, ["1.1"]),
     "four levels": ({"a": {"b": [{"c": torch.ones(2)}]}}, {"a.b.0.c": torch.ones(2)}, []),
+    "keys that are no names": (
+        {0.5: torch.ones(2), "a": torch.ones(3), b"b": torch.ones(4), (1, 2): torch.ones(5)},
+        {"<0>": torch.ones(2), "a": torch.ones(3), "<2>": torch.ones(4), "<3>": torch.ones(5)}, [],
+    ),
     "one tensor twice": ({"a": WEIGHTS, "b": WEIGHTS}, {
         f"{key}.{name}": value for key in "ab" for name, value in WEIGHTS.items()
     }, []),

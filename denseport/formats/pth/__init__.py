@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-from denseport.checkpoint import Checkpoint
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import FormatError
+from denseport.formats.pth.arrays import ArrayRecord
 from denseport.formats.pth.containers import Contents, read_legacy, read_zip
+from denseport.formats.pth.modules import described
 from denseport.formats.pth.tensors import TensorReader
 from denseport.formats.pth.tree import flattened
 from denseport.formats.pth.writer import write
@@ -36,7 +38,11 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
 def _checkpoint(file: SourceFile, contents: Contents) -> Checkpoint:
     tree = flattened(file.path, contents.value)
     reader = TensorReader(file.path, file.size, contents.stored, contents.byteorder)
-    tensors = {name: reader.tensor(name, record) for name, record in tree.tensors.items()}
+    tensors = {
+        name: Tensor.of(record.to_numpy()) if isinstance(record, ArrayRecord) else reader.tensor(name, record)
+        for name, record in tree.tensors.items()
+    }
+    description = described(contents.value)
     return Checkpoint(
         MappingProxyType(tensors),
         metadata=contents.metadata,
@@ -44,5 +50,7 @@ def _checkpoint(file: SourceFile, contents: Contents) -> Checkpoint:
         container=contents.container,
         path=file.path,
         others=tuple(tree.others),
+        description=description,
+        described_by="torch" if description else "",
         close=file.close,
     )

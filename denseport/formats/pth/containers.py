@@ -101,6 +101,8 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def read_legacy(file: SourceFile) -> Contents:
     """The contents of a container from before torch 1.6: five pickles, then the storages, each after its length.
 
+    A file that is one pickle, of numpy's arrays perhaps, is what is in it.
+
     Raises:
         FormatError: The file is cut off, no PyTorch checkpoint, or its pickles are refused.
 
@@ -108,6 +110,8 @@ def read_legacy(file: SourceFile) -> Contents:
     """
     unpickler = TorchUnpickler(file.path, file.read(0, MAX_BYTES), "its pickle")
     magic_number = unpickler.load()
+    if unpickler.position == file.size and type(magic_number) is not int:
+        return Contents("pickle", magic_number, {}, "little")
     if type(magic_number) is not int or magic_number != _MAGIC_NUMBER:
         raise FormatError(f"{file.path}: is a pickle, but not one of torch.save; {SAVE_STATE_DICT}")
     version = unpickler.load()

@@ -1,11 +1,10 @@
-"""What a PyTorch pickle may name: an allow-list of plain containers, storages and tensors, which are only recorded.
+"""What a PyTorch pickle names that matters here: plain containers, storages, tensors and arrays; only recorded.
 
 Source: torch/_weights_only_unpickler.py and torch/_utils.py, narrowed to dense tensors.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, NoneType
@@ -15,6 +14,8 @@ import numpy as np
 
 from denseport.checkpoint import dtype_of
 from denseport.errors import quoted
+from denseport.formats.pth import arrays
+from denseport.formats.pth.records import MalformedPickleError, Name, Record, called_new, reconstructor
 
 # torch's names of storages for the dtypes that have one; bfloat16 is ml_dtypes' to numpy.
 STORAGES: Mapping[str, str] = MappingProxyType(
@@ -35,11 +36,7 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 UNTYPED_DTYPES = ("uint16", "uint32", "uint64")
 DTYPES = (*STORAGES.values(), *UNTYPED_DTYPES)
 
-_KEY_TYPES = frozenset({str, int, float, bool, bytes, NoneType})
-
-
-class MalformedPickleError(pickle.UnpicklingError):
-    """A pickle does what none of plain values does; the unpickler turns it into a `FormatError`."""
+_PLAIN_KEYS = frozenset({str, int, float, bool, bytes, NoneType})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class Storage:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorRecord:
     """The arguments that torch would rebuild a tensor from; nothing about them has been checked."""
 
@@ -80,8 +77,16 @@ class TensorRecord:
     dtype: Dtype | None = None
 
 
+# Objects that are equal to themselves alone, such as the parameters that an optimizer's state goes by.
+_IDENTITIES = frozenset({TensorRecord, Record, Name})
+MAX_KEY_PARTS = 16
+
+
 def add_item(target: object, key: object, value: object) -> None:
-    """Puts a value under a new key of a dict."""
+    """Puts a value under a new key of a dict, or of what would be one."""
+    if type(target) is Record:
+        record = target
+        target = record.entries = {} if record.entries is None else record.entries
     if type(target) is not dict:
         raise MalformedPickleError(f"it puts an item into a {type(target).__name__}")
     if checked_key(key) in target:
@@ -92,8 +97,13 @@ def add_item(target: object, key: object, value: object) -> None:
 def checked_key(key: object) -> object:
     """A value that may be hashed: nested tuples take exponential time, huge integers all collide."""
     kind = type(key)
-    if kind not in _KEY_TYPES or (kind is int and not -(1 << 63) <= key < 1 << 63):  # type: ignore[operator]
-        raise MalformedPickleError(f"a dict or set has a {kind.__name__} for a key")
+    if kind in _IDENTITIES:
+        return key
+    parts: tuple[object, ...] = key if kind is tuple and len(key) <= MAX_KEY_PARTS else (key,)  # type: ignore
+    for part in parts:
+        of = type(part)
+        if of not in _PLAIN_KEYS or (of is int and not -(1 << 63) <= part < 1 << 63):  # type: ignore[operator]
+            raise MalformedPickleError(f"a dict or set has a {kind.__name__} for a key")
     return key
 
 
@@ -142,6 +152,23 @@ def _rebuild_parameter(
     if type(tensor) is not TensorRecord:
         raise MalformedPickleError("a parameter is made of something else than a tensor")
     return tensor
+
+
+def _old_parameter(tensor: object, *_: object) -> TensorRecord:
+    # How torch wrote a parameter before 0.4.
+    return _rebuild_parameter(tensor, None, None)
+
+
+def _rebuild_from_type(build: object, _type: object, arguments: object, _state: object) -> TensorRecord:
+    # A tensor of a class of its own, whose values are any tensor's.
+    if build not in _TENSORS or type(arguments) is not tuple:
+        raise MalformedPickleError("a tensor is made by something else than a function for tensors")
+    made: TensorRecord = build(*arguments)
+    return made
+
+
+def _default_dict(_factory: object = None, items: object = None) -> dict[object, object]:
+    return {} if items is None else _counter(items)
 
 
 def _ordered_dict(pairs: object = None) -> dict[object, object]:
@@ -194,7 +221,9 @@ def _device(kind: object, index: object = None) -> str:
     return kind if index is None else f"{kind}:{index}"
 
 
-# What a name in a pickle stands for. The functions are the only ones that a pickle can call.
+_TENSORS = (_rebuild_tensor, _rebuild_tensor_v2, _rebuild_tensor_v3, _rebuild_parameter)
+
+# What these names in a pickle stand for. The functions are the only ones that a pickle can call.
 GLOBALS: Mapping[tuple[str, str], object] = MappingProxyType(
     {
         ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
@@ -202,11 +231,30 @@ GLOBALS: Mapping[tuple[str, str], object] = MappingProxyType(
         ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+        ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+        ("torch.nn.parameter", "Parameter"): _old_parameter,
+        ("torch.autograd.variable", "Variable"): _old_parameter,
         ("torch", "Size"): _size,
         ("torch", "device"): _device,
         ("collections", "OrderedDict"): _ordered_dict,
         ("collections", "Counter"): _counter,
+        ("collections", "defaultdict"): _default_dict,
         ("_codecs", "encode"): _encode,
+        ("numpy", "dtype"): arrays.dtype,
+    }
+    | {
+        (f"numpy.{core}.{module}", name): build
+        for core in ("core", "_core")
+        for module, name, build in (
+            ("multiarray", "_reconstruct", arrays.reconstruct),
+            ("multiarray", "scalar", arrays.scalar),
+            ("numeric", "_frombuffer", arrays.from_buffer),
+        )
+    }
+    | {
+        (module, name): build
+        for module in ("copyreg", "copy_reg")
+        for name, build in (("_reconstructor", reconstructor), ("__newobj__", called_new))
     }
     | {
         (module, name): build

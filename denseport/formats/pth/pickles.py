@@ -1,7 +1,8 @@
 """Interprets pickles without running code: it builds plain values, storages and records of tensors, and nothing else.
 
-The standard library's unpickler is taken, in Python and not in C, with an allow-list of its opcodes and of names;
-nothing is imported. Whatever a pickle holds, its work and memory are bounded, and nothing recurses into its structure.
+The standard library's unpickler is taken, in Python and not in C, with an allow-list of its opcodes. A name is never
+imported or looked up: those that matter stand in a table, all others for themselves.
+Whatever a pickle holds, its work and memory are bounded, and nothing recurses into its structure.
 
 Source: CPython Lib/pickle.py `_Unpickler` and Lib/pickletools.py; torch/_weights_only_unpickler.py, narrowed further.
 """
@@ -17,7 +18,10 @@ from types import FunctionType, MappingProxyType
 from typing import Any, ClassVar
 
 from denseport.errors import FormatError, quoted
-from denseport.formats.pth.objects import GLOBALS, MalformedPickleError, Storage, StorageType, add_item, checked_key
+from denseport.formats.pth.arrays import ArrayRecord, NumpyDtype
+from denseport.formats.pth.dangers import is_dangerous
+from denseport.formats.pth.objects import GLOBALS, Storage, StorageType, TensorRecord, add_item, checked_key
+from denseport.formats.pth.records import MalformedPickleError, Name, Record, new_object
 from denseport.formats.source_file import COPY_AGAIN
 
 # A state dict takes about 40 opcodes and 150 bytes a tensor. No opcode makes a value of over 216 bytes (an
@@ -27,6 +31,7 @@ MAX_BYTES = 32 << 20
 MAX_DEPTH = 256
 MAX_INTEGER_BYTES = 255
 MAX_LINE_BYTES = 512
+MAX_NAME = 1024
 
 SAVE_STATE_DICT = "save a state dict: torch.save(model.state_dict(), 'new.pth')"
 _OTHER_REMEDIES = MappingProxyType(
@@ -54,10 +59,12 @@ class TorchUnpickler(pickle._Unpickler):
     """Reads the pickles in `data` one after the other; `part` names them in messages.
 
     Values are None, bool, int, float, str, bytes, list, tuple, dict, set, and what stands in `GLOBALS` or is built by
-    its functions: above all, a tensor is a `TensorRecord`.
+    its functions: above all, a tensor is a `TensorRecord`. Any other object is a `Record`, and any other class or
+    function a `Name`.
 
     Attributes:
         storages: Every storage that the pickles have declared, by its key.
+        names: Every other name that they refer to.
     """
 
     # What the base class keeps beside `memo`.
@@ -72,6 +79,7 @@ class TorchUnpickler(pickle._Unpickler):
         super().__init__(self._file, encoding="utf-8", errors="surrogateescape")
         self._source = f"{path}: {part}"
         self.storages: dict[str, Storage] = {}
+        self.names: dict[str, Name] = {}
 
     @property
     def position(self) -> int:
@@ -83,7 +91,7 @@ class TorchUnpickler(pickle._Unpickler):
 
         Raises:
             FormatError: The pickle is cut off, malformed, over a bound, uses opcodes that no state dict
-                needs, or names anything but plain containers and tensors.
+                needs, or names what only an attack does, or tensors that cannot be converted.
         """
         self.stack, self.metastack = [], []
         self.append = self.stack.append
@@ -130,19 +138,24 @@ class TorchUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         """What a name stands for."""
-        try:
+        if (module, name) in GLOBALS:
             return GLOBALS[module, name]
-        except KeyError:
-            dotted = f"{module}.{name}"
+        if len(module) + len(name) > MAX_NAME:
+            raise MalformedPickleError(f"a name has more than {MAX_NAME} letters")
+        dotted = f"{module}.{name}"
         if module == "torch" and (name.endswith("Storage") or name.startswith(_DTYPE_PREFIXES)):
             remedy = "a dtype that denseport does not convert; convert the weights first: model.float()"
-        else:
+        elif dotted.startswith("torch._utils.") or is_dangerous(module, name):
             code = f"code that denseport never runs; load it where that code is trusted and {SAVE_STATE_DICT}"
             remedy = _OTHER_REMEDIES.get(dotted, code)
+        else:
+            return self.names.setdefault(dotted, Name(dotted))
         raise FormatError(f"{self._source} refers to {quoted(dotted)}, {remedy}")
 
-    def persistent_load(self, identity: object) -> Storage:
-        """The storage that an id declares, in the same way each time."""
+    def persistent_load(self, identity: object) -> object:
+        """The storage that an id declares, in the same way each time; or the class of a module."""
+        if type(identity) is tuple and len(identity) == 4 and identity[0] == "module" and type(identity[1]) is Name:
+            return identity[1]  # beside it stands its source code, as torch wrote before 1.6
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
             raise MalformedPickleError("a persistent id is no storage")
         _, kind, key, _, count, *rest = identity
@@ -177,6 +190,9 @@ class TorchUnpickler(pickle._Unpickler):
             raise MalformedPickleError(f"an integer has {length} bytes, more than {MAX_INTEGER_BYTES}")
         self.append(pickle.decode_long(self.read(length)))
 
+    def _bytearray8(self) -> None:
+        self.append(self.read(min(int.from_bytes(self.read(8), "little"), MAX_BYTES + 1)))
+
     def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         add_item(self.stack[-1], key, value)
@@ -200,10 +216,13 @@ class TorchUnpickler(pickle._Unpickler):
 
     def _reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple:
+            raise MalformedPickleError(f"it calls a {type(function).__name__} without arguments")
+        if type(function) is Name:
+            self.append(Record(function.dotted, arguments))
+            return
         if type(function) is not FunctionType:
             raise MalformedPickleError(f"it calls a {type(function).__name__}")
-        if type(arguments) is not tuple:
-            raise MalformedPickleError(f"it calls {function.__name__}() without arguments")
         # A call may copy its arguments, and a pickle can recall the same long one again and again in two bytes.
         for argument in arguments:
             if isinstance(argument, (list, tuple, dict, set)):
@@ -217,11 +236,24 @@ class TorchUnpickler(pickle._Unpickler):
         except TypeError as error:  # too few or too many arguments
             raise MalformedPickleError(str(error)) from None
 
+    def _newobj(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        self.append(new_object(kind, arguments))
+
+    def _newobj_ex(self) -> None:
+        keywords, arguments, kind = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self.append(new_object(kind, (arguments, keywords)))
+
     def _build(self) -> None:
-        # The attributes of an OrderedDict, where torch keeps `_metadata`: no weight is among them.
-        self.stack.pop()
-        if type(self.stack[-1]) is not dict:
-            raise MalformedPickleError(f"it sets attributes of a {type(self.stack[-1]).__name__}")
+        state, target = self.stack.pop(), self.stack[-1]
+        kind = type(target)
+        if kind is Record:
+            target.state = state
+        elif kind is ArrayRecord or kind is NumpyDtype:
+            target.set_state(state)
+        elif kind is not dict and kind is not TensorRecord:
+            # Those of an OrderedDict, where torch keeps `_metadata`, and of a tensor are no weights.
+            raise MalformedPickleError(f"it sets attributes of a {kind.__name__}")
 
     # Every opcode that is allowed.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
@@ -231,11 +263,14 @@ class TorchUnpickler(pickle._Unpickler):
         pickle.MARK[0]: _mark,
         pickle.INT[0]: _int,
         pickle.LONG4[0]: _long4,
+        pickle.BYTEARRAY8[0]: _bytearray8,
         pickle.SETITEM[0]: _setitem,
         pickle.SETITEMS[0]: _setitems,
         pickle.ADDITEMS[0]: _additems,
         pickle.FROZENSET[0]: _frozenset,
         pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _newobj,
+        pickle.NEWOBJ_EX[0]: _newobj_ex,
         pickle.BUILD[0]: _build,
     }
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from denseport.errors import FormatError, listed, quoted
 from denseport.formats import MAX_LETTERS_OF_NAMES, MAX_TENSORS
+from denseport.formats.pth.arrays import ArrayRecord
+from denseport.formats.pth.modules import MAX_LEVELS, is_module, members
 from denseport.formats.pth.objects import TensorRecord
 from denseport.formats.pth.pickles import SAVE_STATE_DICT
+from denseport.formats.pth.records import MalformedPickleError, Record
+from denseport.formats.source_file import COPY_AGAIN
 
-MAX_LEVELS = 64
+_CONTAINERS = frozenset({dict, list, tuple, Record})
+_NAMES = frozenset({str, int})
 
 
 @dataclass
@@ -23,7 +29,7 @@ class Tree:
         others: The paths of what else stands beside them.
     """
 
-    tensors: dict[str, TensorRecord] = field(default_factory=dict)
+    tensors: dict[str, TensorRecord | ArrayRecord] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
 
@@ -34,26 +40,33 @@ def flattened(file: str | Path, value: object) -> Tree:
         FormatError: There is none, or none with a name; two have the same path; a path is no text; or there are more
             paths than any checkpoint has.
     """
-    if type(value) is TensorRecord:
+    if type(value) in (TensorRecord, ArrayRecord):
         raise FormatError(f"{file}: holds a tensor without a name, not a state dict; {SAVE_STATE_DICT}")
-    holding = _holding(value)
+    try:
+        holding = _holding(value)
+    except MalformedPickleError as error:
+        raise FormatError(f"{file}: {error}; {COPY_AGAIN}") from None
     if id(value) not in holding:
         names = listed((name for name, _ in children(value)), 5)
-        held = names if names else f"a{'n empty' * _is_container(value)} {type(value).__name__}"
+        held = names if names else f"a{'n empty' * (type(value) in _CONTAINERS)} {type(value).__name__}"
         raise FormatError(f"{file}: holds no tensors, only {held}; {SAVE_STATE_DICT}")
     return _Walk(file, holding).tree(value)
 
 
-def children(value: object) -> Iterator[tuple[object, object]]:
-    """What a container holds, by key or place."""
-    if type(value) is dict:
-        yield from value.items()
-    elif type(value) in (list, tuple):
-        yield from enumerate(value)  # type: ignore[arg-type]
+def children(value: Any) -> Iterator[tuple[object, Any]]:
+    """What a container holds, by name or place; a key that is neither counts by its place."""
+    kind = type(value)
+    if kind is dict:
+        for place, (key, child) in enumerate(value.items()):
+            yield (key if type(key) in _NAMES else f"<{place}>"), child
+    elif kind is list or kind is tuple:
+        yield from enumerate(value)
+    elif kind is Record:
+        yield from members(value) if is_module(value) else value.children()
 
 
-def _is_container(value: object) -> bool:
-    return type(value) in (dict, list, tuple)
+def _is_tensor(value: Any) -> bool:
+    return type(value) is TensorRecord or (type(value) is ArrayRecord and value.is_tensor)
 
 
 def _holding(value: object) -> set[int]:
@@ -64,13 +77,13 @@ def _holding(value: object) -> set[int]:
     while found:
         container = found.pop()
         for _, child in children(container):
-            if type(child) is TensorRecord:
-                direct.append(id(container))
-            elif _is_container(child):
+            if type(child) in _CONTAINERS:
                 parents.setdefault(id(child), []).append(id(container))
                 if id(child) not in seen:
                     seen.add(id(child))
                     found.append(child)
+            elif _is_tensor(child):
+                direct.append(id(container))
     holding: set[int] = set()
     while direct:
         container_id = direct.pop()
@@ -91,38 +104,36 @@ class _Walk:
 
     def tree(self, value: object) -> Tree:
         """The tree of a container that holds tensors."""
-        # Iterators of what is left to see of each container from the root to the one that is looked at.
-        open_, paths, above = [children(value)], [""], [id(value)]
+        # From the root to the container that is looked at: it, its path, and what of it has not been seen.
+        open_: list[tuple[object, str, Iterator[tuple[object, Any]]]] = [(value, "", children(value))]
+        above = {id(value)}
         while open_:
-            for key, child in open_[-1]:
-                path = self._path(paths[-1], key)
-                if type(child) is TensorRecord:
-                    self._add(path, child)
+            container, path, left = open_[-1]
+            for key, child in left:
+                name = self._path(path, key)
+                if _is_tensor(child):
+                    self._add(name, child)
                 elif id(child) in self._holding and id(child) not in above:
-                    if len(above) == MAX_LEVELS:
-                        raise FormatError(f"{self._file}: {quoted(path)} lies too deep; {SAVE_STATE_DICT}")
-                    open_.append(children(child))
-                    paths.append(f"{path}.")
-                    above.append(id(child))
+                    if len(open_) == MAX_LEVELS:
+                        raise FormatError(f"{self._file}: {quoted(name)} lies too deep; {SAVE_STATE_DICT}")
+                    open_.append((child, f"{name}.", children(child)))
+                    above.add(id(child))
                     break
-                else:
-                    self._found.others.append(path)
+                elif type(container) is not Record:
+                    self._found.others.append(name)
             else:
                 open_.pop()
-                paths.pop()
-                above.pop()
+                above.discard(id(container))
         return self._found
 
     def _path(self, above: str, key: object) -> str:
-        if type(key) not in (str, int):
-            raise FormatError(f"{self._file}: a key beside tensors is {quoted(repr(key))}, no name; {SAVE_STATE_DICT}")
-        name = str(key)
-        self._letters += len(above) + len(name)
+        name = f"{above}{key}"
+        self._letters += len(name)
         if self._letters > 4 * MAX_LETTERS_OF_NAMES:
             raise FormatError(f"{self._file}: holds more names than any checkpoint has; {SAVE_STATE_DICT}")
-        return above + name
+        return name
 
-    def _add(self, path: str, tensor: TensorRecord) -> None:
+    def _add(self, path: str, tensor: TensorRecord | ArrayRecord) -> None:
         try:
             path.encode("utf-8")
         except UnicodeEncodeError:

@@ -17,14 +17,16 @@ from typing import Any
 from denseport.checkpoint import Checkpoint
 from denseport.errors import DenseportError, LayoutError
 from denseport.formats import FORMATS
-from denseport.layouts.descriptions import keras, keras_functional, keras_hub, timm
+from denseport.layouts.descriptions import keras, keras_functional, keras_hub, timm, torch
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.metadata import Record
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import Preprocessing
 
-READ: Mapping[str, ModuleType] = MappingProxyType({"keras": keras, "timm": timm, "keras-hub": keras_hub})
+READ: Mapping[str, ModuleType] = MappingProxyType(
+    {"keras": keras, "timm": timm, "keras-hub": keras_hub, "torch": torch}
+)
 WRITTEN: Mapping[str, ModuleType] = MappingProxyType({"keras": keras_functional, "timm": timm, "keras-hub": keras_hub})
 STATED: Mapping[str, frozenset[str]] = MappingProxyType({name: module.STATED for name, module in WRITTEN.items()})
 
@@ -42,6 +44,21 @@ def stated(checkpoint: Checkpoint) -> Record:
     return record
 
 
+def stated_of_layers(checkpoint: Checkpoint, roles: Mapping[str, str]) -> dict[str, Any]:
+    """The traits that a description of single modules states, once it is known which of them are the net's layers.
+
+    Args:
+        checkpoint: The file.
+        roles: The name in the file of each canonical tensor.
+
+    Raises:
+        LayoutError: They compute what no net here does.
+    """
+    if checkpoint.described_by != "torch":
+        return {}
+    return torch.traits_of(checkpoint.description, roles, checkpoint.label)
+
+
 def recorded(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint of a library's folder, with what the folder's description says among its metadata.
 
@@ -51,7 +68,7 @@ def recorded(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         FormatError: The description says of the images what makes no sense.
     """
-    if not checkpoint.described_by or not FORMATS[checkpoint.described_by].files:
+    if checkpoint.described_by not in FORMATS or not FORMATS[checkpoint.described_by].files:
         return checkpoint
     try:
         record = stated(checkpoint)

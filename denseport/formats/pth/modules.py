@@ -1,0 +1,95 @@
+"""The modules of whole models that were pickled: their tensors by name, and what they say of themselves as plain data.
+
+Source: torch/nn/modules/module.py `Module.__getstate__`, `_save_to_state_dict`, `_named_members`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from denseport.formats.pth.records import Name, Record
+
+MAX_LEVELS = 64
+MAX_MODULES = 1 << 14
+# Sizes, strides and figures of a channel each.
+MAX_VALUES = 64
+MAX_TEXT = 200
+
+
+def is_module(value: object) -> bool:
+    """Whether a record is that of a module."""
+    return type(value) is Record and type(value.state) is dict and _part(value, "_modules") is not None
+
+
+def members(module: Record) -> Iterator[tuple[object, object]]:
+    """The parameters, the buffers that a state dict holds, and the modules within a module, by name."""
+    for name, value in (_part(module, "_parameters") or {}).items():
+        if value is not None:
+            yield name, value
+    passing = module.attributes.get("_non_persistent_buffers_set")
+    for name, value in (_part(module, "_buffers") or {}).items():
+        if value is not None and not (type(passing) is set and type(name) is str and name in passing):
+            yield name, value
+    yield from (_part(module, "_modules") or {}).items()
+
+
+def _part(module: Record, name: str) -> Mapping[object, object] | None:
+    part = module.attributes.get(name)
+    if type(part) is Record:  # a subclass of dict
+        part = part.entries or {}
+    return part if type(part) is dict else None
+
+
+def described(value: object) -> dict[str, Any]:
+    """The modules within a value as a tree of plain data, or {} where there is none.
+
+    A node has the `class` of a module, its `attributes` as far as they are figures and texts, and its `modules` by
+    name. Around modules, the keys of dicts are nodes without a class. What lies deeper than any model is left out.
+    """
+    return _Description().of(value, MAX_LEVELS) or {}
+
+
+class _Description:
+    """One look at the modules of a file, each as often as it is named, but `MAX_MODULES` times in all."""
+
+    def __init__(self) -> None:
+        self._left = MAX_MODULES
+
+    def of(self, value: object, levels: int) -> dict[str, Any] | None:
+        """The node of a value, or None where it is no module and holds none."""
+        if not (type(value) is dict or is_module(value)) or not levels or not self._left:
+            return None
+        self._left -= 1
+        within = value if type(value) is dict else _part(value, "_modules") or {}  # type: ignore[arg-type]
+        nodes = {str(name): self.of(each, levels - 1) for name, each in within.items() if type(name) in (str, int)}
+        modules = {name: node for name, node in nodes.items() if node}
+        if type(value) is dict:
+            return {"class": "", "attributes": {}, "modules": modules} if modules else None
+        return {"class": value.dotted, "attributes": _attributes(value), "modules": modules}  # type: ignore
+
+
+def _attributes(module: Record) -> dict[str, Any]:
+    """What a module says of itself in figures, texts and lists of them, and the names of functions."""
+    found = {}
+    for name, value in module.attributes.items():
+        if type(name) is str and len(name) <= MAX_TEXT and not name.startswith("_"):
+            plain = _plain(value)
+            if plain is not None:
+                found[name] = plain
+    return found
+
+
+def _plain(value: object) -> Any:
+    kind = type(value)
+    if kind is bool or (kind is int and abs(value) < 1 << 62) or (kind is float and math.isfinite(value)):  # type: ignore
+        return value
+    if kind is str and len(value) <= MAX_TEXT:  # type: ignore[arg-type]
+        return value
+    if kind is Name:
+        return {"name": value.dotted}  # type: ignore[attr-defined]
+    if kind in (list, tuple) and len(value) <= MAX_VALUES:  # type: ignore[arg-type]
+        values = [_plain(each) if type(each) in (bool, int, float) else None for each in value]  # type: ignore
+        return None if None in values else values
+    return None

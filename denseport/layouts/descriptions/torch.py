@@ -1,0 +1,295 @@
+"""What the modules of a pickled PyTorch model say of its net: the traits that their figures and their order show.
+
+The classes' own `forward` is not in the file. Where a container runs its modules in order, as `nn.Sequential` does,
+what lacks there is stated, too; elsewhere only what is there says anything, and the rest stays to be shown or assumed.
+
+Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py; timm/layers: adaptive_avgmax_pool.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+from denseport.errors import LayoutError, quoted
+from denseport.metadata import Record
+from denseport.net.graph import CLASSIFIER, kind
+
+Node = Mapping[str, Any]
+# The canonical layers of a net by the paths of their modules.
+Paths = Mapping[str, str]
+
+# Containers that run their modules in order.
+SEQUENTIAL = (
+    "torch.nn.modules.container.Sequential",
+    "torchvision.models.densenet._Transition",
+    "timm.models.densenet.DenseTransition",
+    "monai.networks.nets.densenet._Transition",
+)
+ACTIVATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "ReLU": "relu",
+        "ReLU6": "relu6",
+        "LeakyReLU": "leaky-relu",
+        "ELU": "elu",
+        "SELU": "selu",
+        "GELU": "gelu",
+        "SiLU": "silu",
+        "Swish": "silu",
+        "Mish": "mish",
+        "Hardswish": "hard-swish",
+        "Tanh": "tanh",
+        "Sigmoid": "sigmoid",
+        "Softplus": "softplus",
+    }
+)
+# The figures with which an activation is the one that is known by its name.
+_USUAL_FIGURES = {"ELU": {"alpha": 1.0}, "Softplus": {"beta": 1.0, "threshold": 20.0}}
+_OTHER_ACTIVATIONS = frozenset({"CELU", "RReLU", "PReLU", "Softsign", "Hardtanh", "Hardsigmoid", "LogSigmoid", "GLU"})
+_IDLE = frozenset({"Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath"})
+_TIMM_POOLS = {"avg": "mean", "max": "max", "avgmax": "average-of-both", "catavgmax": "mean-max"}
+
+
+def stated(_description: Node, _shown: str) -> Record:
+    """Nothing before it is known which of the file's modules are the net's; see `traits_of`."""
+    return Record()
+
+
+def traits_of(description: Node, roles: Mapping[str, str], shown: str) -> dict[str, Any]:
+    """The traits of a net that its modules state.
+
+    Args:
+        description: The tree of the file's modules, as `formats.pth.modules` makes it.
+        roles: The name in the file of each canonical tensor.
+        shown: What errors call the file.
+
+    Raises:
+        LayoutError: A module computes what no net of denseport's does.
+    """
+    paths = {role.rpartition(".")[0]: name.rpartition(".")[0] for role, name in roles.items()}
+    net = _Net(description, paths, shown)
+    if not all(net.node(paths[layer]) for layer in ("stem.conv", "stem.conv1") if layer in paths):
+        return {}  # a state dict beside the model
+    return {
+        **net.epsilon(),
+        **net.convolutions(),
+        **net.stem_pool(),
+        **net.activations(),
+        **net.transitions(),
+        **net.pool(),
+    }
+
+
+def _class(node: Node) -> str:
+    name: str = node["class"].rpartition(".")[2]
+    return name
+
+
+def _figures(node: Node, name: str, usual: int = 0) -> set[Any]:
+    """The different figures among those that a module has for each axis, which may be one for all."""
+    value = node["attributes"].get(name, usual)
+    return set(value) if isinstance(value, list) else {value}
+
+
+@dataclass(frozen=True)
+class _Net:
+    """The modules of a file, seen from the layers of the net among them."""
+
+    tree: Node
+    paths: Paths
+    shown: str
+
+    def node(self, path: str) -> Node | None:
+        """The module at a path, or None; keys around modules may have dots."""
+        found: Node | None = self.tree
+        while path and found is not None:
+            names = [name for name in found["modules"] if path == name or path.startswith(f"{name}.")]
+            name = max(names, key=len, default="")
+            found, path = (found["modules"][name], path[len(name) + 1 :]) if names else (None, "")
+        return found
+
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Node]]:
+        """The modules within that at a path that have none themselves, in order."""
+        node = self.node(path)
+        open_ = [(path, node)] if node else []
+        while open_:
+            path, node = open_.pop()
+            if not node["modules"]:
+                yield path, node
+            within = [(f"{path}.{name}" if path else name, each) for name, each in node["modules"].items()]
+            open_ += reversed(within)
+
+    def between(self, first: str, last: str) -> list[tuple[str, Node]]:
+        """The modules registered within or behind one module and before another."""
+        paths = list(self.leaves(_common(first, last)))
+        start, end = ([n for n, (path, _) in enumerate(paths) if _is_within(path, each)] for each in (first, last))
+        return [(path, node) for path, node in paths[start[0] : end[0]] if path != first] if start and end else []
+
+    def refuse(self, path: str, why: str) -> LayoutError:
+        """The error that names a module."""
+        node = self.node(path)
+        name = _class(node) if node else "module"
+        return LayoutError(
+            f"{self.shown}: its {quoted(name)} {quoted(path)} {why}, which no net of denseport's does; where the net's "
+            "forward does otherwise, save the state dict: torch.save(model.state_dict(), 'new.pth')"
+        )
+
+    def epsilon(self) -> dict[str, Any]:
+        """The one that every normalisation of the body has."""
+        found: dict[float, str] = {}
+        for layer, path in self.paths.items():
+            node = self.node(path)
+            if kind(layer) == "norm" and node and isinstance(node["attributes"].get("eps"), float):
+                found.setdefault(node["attributes"]["eps"], path)
+        if len(found) > 1:
+            (one, _), (other, path), *_ = found.items()
+            raise self.refuse(path, f"has an epsilon of {other:g}, another has {one:g}")
+        return {"epsilon": next(iter(found))} if found else {}
+
+    def convolutions(self) -> dict[str, Any]:
+        """Stride and padding of the stem; every other convolution must have those of a DenseNet."""
+        traits: dict[str, Any] = {}
+        for layer, path in self.paths.items():
+            node = self.node(path)
+            if kind(layer) != "conv" or not node or "kernel_size" not in node["attributes"]:
+                continue
+            attributes, is_stem = node["attributes"], layer in ("stem.conv", "stem.conv1")
+            strides, padding = _figures(node, "stride", 1), attributes.get("padding", 0)
+            if is_stem and len(strides) == 1:
+                traits["stem_stride"] = next(iter(strides))
+            elif strides != {1}:
+                raise self.refuse(path, f"has stride {attributes['stride']}")
+            if _figures(node, "dilation", 1) != {1} or attributes.get("groups", 1) != 1:
+                raise self.refuse(path, "is dilated or has groups")
+            if attributes.get("padding_mode", "zeros") != "zeros":
+                raise self.refuse(path, f"pads with {quoted(attributes['padding_mode'])}")
+            kernel, sides = _figures(node, "kernel_size"), _figures(node, "padding")
+            if is_stem and _class(node).endswith("Same"):
+                traits["padding"] = "same"
+            elif padding == "same" or {2 * side + 1 for side in sides if isinstance(side, int)} == kernel:
+                traits |= {"padding": "symmetric"} if is_stem else {}
+            else:
+                raise self.refuse(path, f"has kernel {attributes['kernel_size']} and padding {padding}")
+        return traits
+
+    def stem_pool(self) -> dict[str, Any]:
+        """The pool between the stem and the first block."""
+        stem = [path for layer, path in self.paths.items() if layer.startswith("stem.")][-1]
+        block = next((path for layer, path in self.paths.items() if layer.startswith("block1.")), "")
+        between = self.between(stem, block)
+        pools = [(path, node) for path, node in between if "Pool" in node["class"].rpartition(".")[2]]
+        if not pools:
+            parents = _common(stem, block)
+            idle = any(_class(node) == "Identity" for _, node in between)
+            outer = self.node(parents)
+            in_order = bool(outer) and outer["class"] in SEQUENTIAL  # type: ignore[index]
+            return {"stem_pool": "none"} if in_order or idle else {}
+        (path, node), *more = pools
+        figures = [_figures(node, name, usual) for name, usual in (("kernel_size", 0), ("stride", 0), ("padding", 0))]
+        if _class(node).startswith("MaxPool") and _figures(node, "dilation", 1) == {1}:
+            if figures == [{3}, {2}, {1}] and not more:
+                self._refuse_ceil(path, node)
+                return {"stem_pool": "max"}
+            if figures == [{3}, {1}, {1}] and [_class(each) for _, each in more] == ["BlurPool2d"]:
+                return {"stem_pool": "max-blur"}
+        raise self.refuse(path, f"stands behind the stem, with kernel, stride and padding {_shown(figures)}")
+
+    def _refuse_ceil(self, path: str, node: Node) -> None:
+        if node["attributes"].get("ceil_mode"):
+            raise self.refuse(path, "rounds sizes up")
+
+    def activations(self) -> dict[str, Any]:
+        """The one activation of all dense layers."""
+        blocks = [path for layer, path in self.paths.items() if layer.startswith("block")]
+        inside = {".".join(path.split(".")[:-1]) for path in blocks} | set(blocks)
+        found: dict[tuple[str, float], str] = {}
+        for path, node in self.leaves(_common(*blocks) if len(blocks) > 1 else ""):
+            if path.rpartition(".")[0] in inside and (activation := self._activation(path, node)):
+                found.setdefault(activation, path)
+        if len(found) > 1:
+            (one, _), (other, path), *_ = found.items()
+            raise self.refuse(path, f"stands beside another activation, {one[0]}" if one[0] != other[0] else "differs")
+        for name, slope in found:
+            return {"activation": name, **({"negative_slope": slope} if name == "leaky-relu" else {})}
+        return {}
+
+    def _activation(self, path: str, node: Node) -> tuple[str, float] | None:
+        """The name and slope of an activation, or None for any other module."""
+        name, attributes = _class(node), node["attributes"]
+        if name in _OTHER_ACTIVATIONS:
+            raise self.refuse(path, "is an activation that is not known here")
+        if name not in ACTIVATIONS or not node["class"].startswith(("torch.nn.", "timm.")):
+            return None
+        for figure, usual in _USUAL_FIGURES.get(name, {}).items():
+            if attributes.get(figure, usual) != usual:
+                raise self.refuse(path, f"has {figure} {attributes[figure]}")
+        tanh = name == "GELU" and attributes.get("approximate") == "tanh"
+        slope = attributes.get("negative_slope", 0.0) if name == "LeakyReLU" else 0.0
+        return ("gelu-tanh" if tanh else ACTIVATIONS[name]), slope
+
+    def transitions(self) -> dict[str, Any]:
+        """Whether an activation stands in the transitions; their pools must halve by the mean."""
+        found = set()
+        for layer, norm in self.paths.items():
+            if not (layer.startswith("transition") and kind(layer) == "norm"):
+                continue
+            conv = self.paths[layer.rpartition(".")[0] + ".conv"]
+            container = self.node(_common(norm, conv))
+            before = [self._activation(path, node) for path, node in self.between(norm, conv)]
+            if container and container["class"] in SEQUENTIAL:
+                found.add("same" if any(before) else "none")
+            elif any(before):
+                found.add("same")
+            for path, node in self.leaves(_common(norm, conv)):
+                self._check_halving(path, node)
+        if len(found) > 1:
+            raise self.refuse(conv, "belongs to a transition unlike the others")
+        return {"transition_activation": found.pop()} if found else {}
+
+    def _check_halving(self, path: str, node: Node) -> None:
+        if "Pool" not in _class(node):
+            return
+        figures = [_figures(node, name, 0) for name in ("kernel_size", "stride", "padding")]
+        halving = _class(node).startswith("AvgPool") and figures[1:] == [{2}, {0}] and figures[0] == {2}
+        if not halving:
+            raise self.refuse(path, f"stands in a transition, with kernel, stride and padding {_shown(figures)}")
+
+    def pool(self) -> dict[str, Any]:
+        """The global pool, where there is exactly one that a module makes, and the activation before it."""
+        norm, classifier = self.paths.get("head.norm"), self.paths.get(CLASSIFIER)
+        if not norm or not classifier:
+            return {}
+        found, traits = set(), {}
+        for path, node in self.between(norm, classifier):
+            name = _class(node)
+            if activation := self._activation(path, node):
+                if activation[0] != "relu":
+                    raise self.refuse(path, "stands behind the last normalisation")
+                traits["final_activation"] = "relu"
+            if name.startswith(("AdaptiveAvgPool", "AdaptiveMaxPool")):
+                if prod(each for each in _figures(node, "output_size", 1) if isinstance(each, int)) != 1:
+                    raise self.refuse(path, f"leaves a map of {node['attributes']['output_size']}")
+                found.add("max" if "Max" in name else "mean")
+        return {**traits, "head_pool": found.pop()} if len(found) == 1 else traits
+
+
+def _is_within(path: str, module: str) -> bool:
+    return path == module or path.startswith(f"{module}.")
+
+
+def _common(first: str, *others: str) -> str:
+    """The path of what has all these modules in it."""
+    parts = [path.split(".")[:-1] for path in (first, *others)]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    return ".".join(common)
+
+
+def _shown(figures: list[set[Any]]) -> str:
+    return ", ".join("x".join(map(str, sorted(map(str, each)))) for each in figures)

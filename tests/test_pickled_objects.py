@@ -1,0 +1,336 @@
+"""Objects in pickles beside the weights, and models that are such objects: records of them, and nothing that runs."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import datetime
+import enum
+import functools
+import io
+import pathlib
+import pickle
+import random
+import sys
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import denseport
+from denseport.errors import FormatError, LayoutError
+from denseport.formats import pth
+from denseport.formats.pth import dangers
+
+SEEN: list[str] = []
+
+
+class Kind(enum.Enum):
+    ONE = 1
+
+
+class Attributes(dict):  # type: ignore[type-arg]
+    """As Lightning's AttributeDict."""
+
+
+class Listed(list):  # type: ignore[type-arg]
+    pass
+
+
+Pair = collections.namedtuple("Pair", "left right")
+
+
+@dataclasses.dataclass
+class Settings:
+    rate: float
+    kind: Kind = Kind.ONE
+
+
+class Slots:
+    __slots__ = ("a",)
+
+    def __init__(self) -> None:
+        self.a = 1
+
+
+class Awake:
+    """Would tell, were it made again."""
+
+    def __new__(cls) -> Awake:
+        SEEN.append("new")
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        SEEN.append("state")
+
+
+def awake() -> Awake:
+    found = Awake()
+    found.x = 1  # type: ignore[attr-defined]
+    return found
+
+
+OBJECTS: dict[str, Any] = {
+    "namespace": argparse.Namespace(lr=0.1, data=pathlib.PurePosixPath("/data")),
+    "float": np.float64(0.9),
+    "int": np.int64(3),
+    "bool": np.bool_(True),
+    "text of numpy": np.str_("x"),
+    "date of numpy": np.datetime64("2020-01-01"),
+    "array of texts": np.array(["a"]),
+    "array of objects": np.array([None, {}]),
+    "complex array": np.ones(2, np.complex64),
+    "fields": np.zeros(2, [("a", "f4")]),
+    "random state": np.random.get_state(),
+    "generator": np.random.default_rng(0),
+    "old generator": np.random.RandomState(0),
+    "python's random state": random.getstate(),
+    "default dict": collections.defaultdict(list, {"loss": [1.0]}),
+    "ordered dict": collections.OrderedDict(a=1),
+    "deque": collections.deque([1, 2], maxlen=3),
+    "dict of a class": Attributes(a=1),
+    "list of a class": Listed([1]),
+    "pair": Pair(1, 2),
+    "dataclass": Settings(0.1),
+    "enum": Kind.ONE,
+    "slots": Slots(),
+    "date": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+    "uuid": uuid.UUID(int=1),
+    "complex": 1j,
+    "slice": slice(1, 2),
+    "range": range(3),
+    "bytearray": bytearray(b"a"),
+    "exception": ValueError("x"),
+    "function": nn.functional.relu,
+    "builtin function": len,
+    "class": nn.ReLU,
+    "partial": functools.partial(nn.BatchNorm2d, eps=1e-3),
+    "keys": {(1, 2): 3, Kind.ONE: 4, None: 5},
+    "dtype": torch.float16,
+    "layout": torch.strided,
+    "awake": awake(),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_objects_beside_the_weights_are_passed_over(tmp_path: Path, kind: str, protocol: int) -> None:
+    weights = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    SEEN.clear()
+    for zipped in (True, False):
+        value = {"state_dict": weights, "more": {"x": OBJECTS[kind]}, "epoch": 1}
+        torch.save(value, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        with pth.read(tmp_path / "x.pth") as checkpoint:
+            found = {name: tensor.read().tolist() for name, tensor in checkpoint.tensors.items()}
+        assert {name: found[name] for name in ("state_dict.a", "state_dict.b")} == {
+            "state_dict.a": [0, 1, 2],
+            "state_dict.b": [1, 1],
+        }
+        assert "epoch" in checkpoint.others
+        assert kind == "keys" or any(name.startswith("more") for name in (*checkpoint.others, *found))
+    assert not SEEN
+
+
+ARRAYS = {
+    "float32": np.arange(6, dtype="f4").reshape(2, 3),
+    "float64": np.arange(3.0),
+    "float16": np.ones(2, "f2"),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big-endian": np.arange(3, dtype=">f4"),
+    "slice": np.arange(10.0)[::3],
+    "no axes": np.array(3.0),
+    "no values": np.zeros((0, 3)),
+    "int64": np.arange(3),
+    "uint8": np.arange(3, dtype="u1"),
+    "bool": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_are_tensors_in_checkpoints_and_in_plain_pickles(tmp_path: Path, protocol: int) -> None:
+    torch.save({"net": ARRAYS, "t": torch.ones(1)}, tmp_path / "x.pth", pickle_protocol=protocol)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"net": ARRAYS}, protocol))
+    for name in ("x.pth", "x.pkl"):
+        with pth.read(tmp_path / name) as checkpoint:
+            for kind, expected in ARRAYS.items():
+                array = checkpoint.tensors[f"net.{kind}"].read()
+                assert (array.dtype, array.shape) == (expected.dtype.newbyteorder("="), expected.shape)
+                assert array.dtype == checkpoint.tensors[f"net.{kind}"].dtype
+                assert np.array_equal(array, expected), kind
+                assert not array.flags.writeable or array.base is None
+        assert checkpoint.container == ("PyTorch zip" if name == "x.pth" else "pickle")
+
+
+def test_an_array_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
+    content = pickle.dumps({"w": np.ones(5, "f4")}, 4)
+    (tmp_path / "x.pkl").write_bytes(content.replace(b"K\x05\x85", b"K\x06\x85"))
+    with pytest.raises(FormatError, match=r"a numpy array of shape \(6,\) has 20 bytes"):
+        pth.read(tmp_path / "x.pkl")
+
+
+def small(**more: Any) -> nn.Module:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    net: nn.Module = torchvision.models.DenseNet(8, (2, 2), 16, num_classes=5, **more)
+    return net.eval()
+
+
+class Holder:
+    """A trainer, say, which is no module."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapped", ["bare", "under a key", "data parallel", "in an object", "in a list"])
+def test_whole_models_have_the_tensors_of_their_state_dict(tmp_path: Path, wrapped: str, zipped: bool) -> None:
+    net = small()
+    value, prefix = {
+        "bare": (net, ""),
+        "under a key": ({"epoch": 1, "model": net}, "model."),
+        "data parallel": (nn.DataParallel(net), "module."),
+        "in an object": (Holder(net), "net."),
+        "in a list": ([net, 1], "0."),
+    }[wrapped]
+    torch.save(value, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    with pth.read(tmp_path / "x.pth") as checkpoint:
+        expected = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+        assert list(checkpoint.tensors) == list(expected)
+        for name, tensor in checkpoint.tensors.items():
+            assert np.array_equal(tensor.read(), expected[name].numpy())
+
+
+def test_buffers_that_are_not_saved_are_left_out(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    net.register_buffer("passing", torch.ones(1), persistent=False)
+    net.register_buffer("staying", torch.ones(1))
+    torch.save(net, tmp_path / "x.pth")
+    with pth.read(tmp_path / "x.pth") as checkpoint:
+        assert list(checkpoint.tensors) == list(net.state_dict())
+
+
+def altered(change: str) -> nn.Module:
+    net = small()
+    features: Any = net.features
+    if change == "epsilon":
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.eps = 1e-3
+    elif change == "two epsilons":
+        features.norm0.eps = 1e-3
+    elif change == "stem stride":
+        features.conv0.stride = (1, 1)
+    elif change == "no stem pool":
+        features.pool0 = nn.Identity()
+    elif change == "small stem pool":
+        features.pool0 = nn.MaxPool2d(5, 2, 2)
+    elif change == "mean stem pool":
+        features.pool0 = nn.AvgPool2d(3, 2, 1)
+    elif change == "rounded up":
+        features.pool0.ceil_mode = True
+    elif change == "padding":
+        features.conv0.padding = (0, 0)
+    elif change == "padding mode":
+        features.conv0.padding_mode = "reflect"
+    elif change == "dilated":
+        features.denseblock1.denselayer1.conv2.dilation = (2, 2)
+        features.denseblock1.denselayer1.conv2.padding = (2, 2)
+    elif change == "transition pool":
+        features.transition1.pool = nn.MaxPool2d(2, 2)
+    elif change == "transition without activation":
+        features.transition1.relu = nn.Identity()
+    elif change in ("silu", "one silu", "leaky"):
+        layers = [layer for name, layer in features.named_modules() if name.split(".")[-1].startswith("denselayer")]
+        for layer in layers[: 1 if change == "one silu" else None]:
+            layer.relu1 = layer.relu2 = nn.LeakyReLU(0.3) if change == "leaky" else nn.SiLU()
+    return net
+
+
+STATED = {
+    "nothing": {"epsilon": 1e-5, "stem_stride": 2, "stem_pool": "max", "padding": "symmetric", "activation": "relu"},
+    "epsilon": {"epsilon": 1e-3},
+    "stem stride": {"stem_stride": 1},
+    "no stem pool": {"stem_pool": "none"},
+    "transition without activation": {"transition_activation": "none"},
+    "silu": {"activation": "silu"},
+    "leaky": {"activation": "leaky-relu", "negative_slope": 0.3},
+}
+REFUSED = {
+    "two epsilons": r"BatchNorm2d features\.\S+ has an epsilon of 1e-05, another has 0\.001",
+    "small stem pool": r"MaxPool2d features\.pool0 stands behind the stem, with kernel, stride and padding 5, 2, 2",
+    "mean stem pool": r"AvgPool2d features\.pool0 stands behind the stem",
+    "rounded up": r"MaxPool2d features\.pool0 rounds sizes up",
+    "padding": r"Conv2d features\.conv0 has kernel \[7, 7\] and padding \[0, 0\]",
+    "padding mode": r"Conv2d features\.conv0 pads with reflect",
+    "dilated": r"Conv2d features\.denseblock1\.denselayer1\.conv2 is dilated",
+    "transition pool": r"MaxPool2d features\.transition1\.pool stands in a transition",
+    "one silu": r"ReLU features\.\S+ stands beside another activation, silu",
+}
+
+
+@pytest.mark.parametrize("change", STATED)
+def test_modules_state_traits(tmp_path: Path, change: str) -> None:
+    torch.save(nn.DataParallel(altered(change)), tmp_path / "x.pth")
+    found = denseport.inspect(tmp_path / "x.pth")
+    assert found.problem == ""
+    assert found.config is not None
+    assert {name: getattr(found.config.traits, name) for name in STATED[change]} == STATED[change]
+    assert all(found.origins[name] == "stated" for name in STATED[change])
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_modules_that_no_net_has_are_refused_by_name_until_the_state_dict_is_saved(tmp_path: Path, change: str) -> None:
+    net = altered(change)
+    torch.save(net, tmp_path / "x.pth")
+    with pytest.raises(LayoutError, match=rf"x\.pth: its {REFUSED[change]}.*torch\.save\(model\.state_dict"):
+        denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
+
+
+def callables() -> list[tuple[str, str]]:
+    """What fickling and picklescan call dangerous, and ways in which attacks spell it."""
+    listed = {(name.rpartition(".")[0] or name, name.rpartition(".")[2]) for name in dangers.BELOW}
+    listed |= {(name, "system") for name in dangers.BELOW | dangers.ANYWHERE}
+    for name in ("eval", "exec", "compile", "open", "getattr", "setattr", "__import__", "breakpoint", "apply", "input"):
+        listed |= {("builtins", name), ("__builtin__", name)}
+    listed |= {("torch", f"{path}.system") for path in ("os", "hub.os", "serialization.os", "utils.data.sys.modules")}
+    return sorted(listed)
+
+
+def test_no_dangerous_callable_runs_and_each_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FormatError):
+        pth.read(_archive(tmp_path, b"\x80\x04}."))
+    imported = set(sys.modules)
+    for module, name in callables():
+        spelled = {
+            "line": f"c{module}\n{name}\n".encode(),
+            "stack": _text(module) + _text(name) + b"\x93",
+        }
+        for reference in spelled.values():
+            for made in (_text("touch canary") + b"\x85R", b")\x81", b")}\x92", b")R}b"):
+                path = _archive(tmp_path, b"\x80\x04}(" + _text("x") + reference + made + b"u.")
+                with pytest.raises(FormatError, match="code that denseport never runs"):
+                    pth.read(path)
+    assert not set(sys.modules) - imported
+    assert not (tmp_path / "canary").exists()
+
+
+def _text(text: str) -> bytes:
+    return b"X" + len(text.encode()).to_bytes(4, "little") + text.encode()
+
+
+def _archive(folder: Path, data: bytes) -> Path:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    path = folder / "x.pth"
+    path.write_bytes(buffer.getvalue())
+    return path
