@@ -6,6 +6,7 @@ this module imports no numpy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from denseport.errors import FormatError, UsageError, quoted
+from denseport.errors import FormatError, UsageError, listed, quoted
+from denseport.formats.foreign import kind_of_file, kind_of_folder
 from denseport.formats.source_file import SourceFile
 
 if TYPE_CHECKING:
@@ -89,6 +91,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 NAMES = tuple(each.name for each in FORMATS.values() if not each.files)
 """The names of the formats of files."""
 
+INDEXES: Mapping[str, str] = MappingProxyType(
+    {".safetensors.index.json": "safetensors", ".bin.index.json": "pth", ".weights.json": "h5"}
+)
+"""The format of the shards that an index lists, by the end of the index's name."""
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.|_\d{5}\.weights\.h5$")
+
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {suffix: each.name for each in FORMATS.values() for suffix in each.suffixes}
 )
@@ -115,6 +124,9 @@ def sniff(path: Path, shown: str | Path | None = None) -> str:
             return "pth"
         if _is_hdf5(file):
             return "h5"
+        kind = kind_of_file(file, path)
+    if kind:
+        raise FormatError(f"{file.path}: is {kind}")
     raise FormatError(
         f"{file.path}: starts with {quoted(start[:8].decode('latin-1'))}, which no pth, h5, safetensors or .keras file "
         "does; check the path, unpack the file, or download it again"
@@ -154,8 +166,7 @@ def read(
     Raises:
         FormatError: The file is broken, hostile, or not of the format that was named, or holds too many tensors.
     """
-    found = _folder(path, shown) if path.is_dir() else FORMATS[sniff(path, shown)]
-    checkpoint: Checkpoint = found.module.read(path, shown)
+    checkpoint = _read(path, shown)
     held, letters = len(checkpoint.tensors), sum(map(len, checkpoint.tensors))
     fault = ""
     if format not in (None, checkpoint.format):
@@ -171,12 +182,49 @@ def read(
     return checkpoint
 
 
+def _read(path: Path, shown: str | Path | None) -> Checkpoint:
+    checkpoint: Checkpoint
+    if index := _index(path, shown):
+        from denseport.formats.folders import shards
+
+        checkpoint = shards.read(index, shown or path)
+        return checkpoint
+    if path.is_file() and SHARD.search(path.name) and (index := _index(path.parent, path.parent)):
+        raise FormatError(f"{shown or path}: is one of the shards that {index.name} lists; give that file instead")
+    found = _folder(path, shown) if path.is_dir() else FORMATS[sniff(path, shown)]
+    checkpoint = found.module.read(path, shown)
+    return checkpoint
+
+
+def _index(path: Path, shown: str | Path | None) -> Path | None:
+    """The index of weights that are divided among files: the path itself, or the one in a folder; or None.
+
+    Raises:
+        UsageError: There are several.
+    """
+    if path.is_file():
+        return path if path.name.endswith((*INDEXES,)) else None
+    if not path.is_dir() or any((path / name).is_file() for name in (TIMM_FILES[0], KERAS_HUB_FILES[0])):
+        return None
+    by_suffix = ((suffix, sorted(path.glob(f"*{suffix}"))) for suffix in INDEXES)
+    every = next((found for _, found in by_suffix if found), [])
+    if len(every) > 1:
+        raise UsageError(
+            f"{shown or path}: has the indexes of several models: {listed(p.name for p in every)}; give one"
+        )
+    return every[0] if every else None
+
+
 def files(path: Path) -> tuple[Path, ...]:
-    """The files that hold the weights: the path itself, or in a folder that a library wrote, one or two of them.
+    """The files that hold the weights: the path itself, or in a folder that a library wrote, some of them.
 
     Raises:
         UsageError: It is a folder that none of the libraries wrote.
     """
+    if index := _index(path, path):
+        from denseport.formats.folders import shards
+
+        return shards.files(index)
     if not path.is_dir():
         return (path,)
     weights = [path / name for name in _folder(path).files if not name.endswith(".json")]
@@ -193,9 +241,12 @@ def _folder(path: Path, shown: str | Path | None = None) -> Format:
     for each in folders:
         if (path / each.files[0]).is_file() and (path / CONFIG).is_file():
             return each
+    if kind := kind_of_folder(path):
+        raise FormatError(f"{shown or path}: is {kind}")
     raise UsageError(
         f"{shown or path}: is a folder without {CONFIG} and {' or '.join(each.files[0] for each in folders)}, which "
-        f"{' and '.join(each.name for each in folders)} write; give the file that holds the weights"
+        f"{' and '.join(each.name for each in folders)} write, and without the index of shards; give the file that "
+        "holds the weights"
     )
 
 

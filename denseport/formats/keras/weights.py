@@ -9,8 +9,8 @@ Source: keras/src/saving/saving_lib.py, `_save_state`, `_save_container_state`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,6 +51,10 @@ class Layer:
     name: str | None
     variables: Mapping[str, Dataset]
 
+    def joined(self, other: Layer) -> Layer:
+        """The layer whose other variables lie in another file."""
+        return replace(self, name=self.name or other.name, variables={**self.variables, **other.variables})
+
 
 def read(file: File, root: Group, path: Path) -> Checkpoint:
     """The tensors of an open `.weights.h5` that lies at `path`, named `<layer>/<variable>`.
@@ -63,11 +67,27 @@ def read(file: File, root: Group, path: Path) -> Checkpoint:
         FormatError: The file is none of this kind, one shard of several, damaged, or leaves it open which variable is
             which, or which layer: two layers of one name.
     """
+    checkpoint, _ = read_parts([(file, root)])
+    _refuse_shard(file, path)
+    return checkpoint
+
+
+def read_parts(parts: Sequence[tuple[File, Group]]) -> tuple[Checkpoint, frozenset[str]]:
+    """The same of files among which the layers of one model are divided, and the paths of those layers.
+
+    Raises:
+        FormatError: As for `read`.
+    """
     others: list[str] = []
-    layers = [layer for layer in _layers(file, root, others) if layer.variables]
+    found: dict[str, Layer] = {}
+    for file, root in parts:
+        for layer in _layers(file, root, others):
+            before = found.get(layer.path)
+            found[layer.path] = layer if before is None else before.joined(layer)
+    file, root = parts[0]
+    layers = [layer for layer in found.values() if layer.variables]
     if not layers:
         raise file.refused("holds no weights that Keras saved", "give the file that model.save_weights or save wrote")
-    _refuse_shard(file, path)
     tensors: dict[str, Tensor] = {}
     paths: dict[str, str] = {}
     for layer in layers:
@@ -81,7 +101,7 @@ def read(file: File, root: Group, path: Path) -> Checkpoint:
         for variable, dataset in zip(_variable_names(file, layer), layer.variables.values(), strict=True):
             tensors[f"{name}/{variable}"] = Tensor(dataset.dtype, dataset.shape, dataset.read, dataset.part)
     nameless = any(layer.name is None for layer in layers)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         tensors=tensors,
         metadata=read_metadata(file, root),
         format="h5",
@@ -91,6 +111,7 @@ def read(file: File, root: Group, path: Path) -> Checkpoint:
         nameless=nameless,
         close=file.close,
     )
+    return checkpoint, frozenset(path.strip("/") for path in paths.values())
 
 
 def write(
@@ -224,5 +245,5 @@ def _refuse_shard(file: File, path: Path) -> None:
             if path.with_name(index).exists():
                 raise file.refused(
                     f"is one of the shards that {quoted(index)} lists",
-                    "load them in Keras and save again without max_shard_size",
+                    "give that file instead",
                 )
