@@ -38,6 +38,7 @@ def run(file: str, framework: str, **fields: Any) -> FrameworkRun:
         "traits": vars(CONFIG.traits),
         "origins": dict.fromkeys(vars(CONFIG.traits), "assumed"),
         "model": "twin",
+        "reason": "the file holds weights alone",
         "version": "torch 2.14.1+cu130" if framework == "torch" else "keras 3.15.1 on tensorflow 2.21.0",
         "device": "cpu",
         "settings": settings if framework == "torch" else settings | {"oneDNN": "off"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -294,9 +294,13 @@ def taps(config: DenseNetConfig) -> dict[str, str]:
     return places
 
 
-def feeding(tap: str, config: DenseNetConfig) -> list[str]:
-    """The canonical tensors between a tap, `head` among them, and the one before it, in graph order."""
-    ends, found = {layer: name for name, layer in taps(config).items()}, list[str]()
+def feeding(tap: str, config: DenseNetConfig, seen: Collection[str] | None = None) -> list[str]:
+    """The canonical tensors between a tap, `head` among them, and the one before it, in graph order.
+
+    Where not all taps were `seen`, it is the one before it that was.
+    """
+    ends = {layer: name for name, layer in taps(config).items() if seen is None or name in seen}
+    found = list[str]()
     for node in graph(config):
         found += (f"{node.name}.{parameter}" for parameter in node.shapes)
         if node.name in ends:

@@ -15,6 +15,7 @@ from denseport.errors import figure, limit
 from denseport.page.html import code, count, document, element, prose, sentence, share, sides
 from denseport.page.sections import sections
 from denseport.parity.report import ParityReport
+from denseport.running.libraries import LIBRARIES
 
 
 def page(report: ParityReport) -> str:
@@ -114,8 +115,8 @@ def _footer(report: ParityReport) -> Element:
     if report.training is not None:
         arguments += ["--train-steps", str(report.training.steps)]
     for run in (report.a, report.b):
-        if run.model != "twin":
-            arguments += ["--against", run.model.partition(" ")[0]]
+        if (library := run.model.partition(" ")[0]) in LIBRARIES:
+            arguments += ["--against", library]
     command = shlex.join(["denseport", "verify", *arguments, report.a.file, report.b.file])
     return element(
         "footer",

@@ -152,7 +152,7 @@ def _files(report: ParityReport) -> Element:
         ["Layout", *[quoted(run.layout) for run in runs]],
         *_traits(runs),
         ["Framework", *[prose(run.version, 100) for run in runs]],
-        ["Model", *["denseport's twin" if run.model == "twin" else prose(run.model, 100) for run in runs]],
+        ["Model", *[sentence(run.ran) for run in runs]],
         ["Device", *[prose(run.device, 100) for run in runs]],
         ["Computed in", *[report.dtype for _ in runs]],
     ]

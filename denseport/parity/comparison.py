@@ -111,7 +111,8 @@ def outputs(request: Request) -> dict[str, list[np.ndarray]]:
 def tap_errors(requests: Sequence[Request], sides: Sequence[Side]) -> tuple[Tap, ...]:
     """The errors of the activations along the net, in graph order; none where a library ran its model.
 
-    The request to torch has the passes in float64, of the first file.
+    A model that a file holds shows those alone that layers with weights give. The request to torch has the passes in
+    float64, of the first file.
     """
     if not requests[0].taps(OUTPUTS).exists():
         return ()
@@ -124,6 +125,8 @@ def tap_errors(requests: Sequence[Request], sides: Sequence[Side]) -> tuple[Tap,
         reference = stack.enter_context(np.load(file, allow_pickle=False)) if file else None
         for tap in (*taps(first), "head"):
             ours, theirs = activations(a, tap, first), activations(b, tap, second)
+            if not ours or not theirs:
+                continue
             errors = None
             if reference is not None:
                 exact = activations(reference, tap, first)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import numpy as np
 
 from denseport.checkpoint import largest_difference
-from denseport.layouts.spec import COMPARED
+from denseport.layouts.spec import COMPARED, EPSILON_ROUNDING
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import feeding
 from denseport.parity.comparison import activations
@@ -25,7 +25,7 @@ from denseport.parity.report import (
     Tap,
 )
 from denseport.parity.sides import Side
-from denseport.running.request import OUTPUTS, Request
+from denseport.running.request import OUTPUTS, WHOLE_MODEL, Request
 
 # A jump is an error of ten times what was there before; and before there is always some rounding, of some thirty units
 # in the last place at most in a first tap of either framework.
@@ -47,7 +47,7 @@ def diagnose(
     if outputs_agree and all(tap.relative_error <= INSIDE * tolerance for tap in taps):
         return None
     parted = first_divergence(taps, tolerance, dtype)
-    return explain(*parted, *sides) if parted else None
+    return explain(*parted, *sides, [tap.name for tap in taps]) if parted else None
 
 
 def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple[Tap, float] | None:
@@ -70,9 +70,12 @@ def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple
     return None
 
 
-def explain(tap: Tap, noise: float, a: Side, b: Side) -> Divergence:
-    """What stands behind a divergence at a tap, where `noise` was the error before it: tensors, else traits."""
-    fed = feeding(tap.name, a.config)
+def explain(tap: Tap, noise: float, a: Side, b: Side, seen: Sequence[str]) -> Divergence:
+    """What stands behind a divergence at a tap, where `noise` was the error before it: tensors, else traits.
+
+    `seen` are the taps that both nets were looked into at.
+    """
+    fed = feeding(tap.name, a.config, seen)
     first, second = ({name: side.weights.tensors[name].read() for name in fed} for side in (a, b))
     tensors = tuple(
         FeedingTensor(
@@ -90,6 +93,11 @@ def explain(tap: Tap, noise: float, a: Side, b: Side) -> Divergence:
         reason = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
     elif traits:
         reason = f"its tensors are equal, but {traits}"
+    elif held := next((side for side in (a, b) if side.model == WHOLE_MODEL), None):
+        reason = (
+            f"its tensors and the traits are equal, so the model in {held.source.shown} computes there what denseport "
+            "does not read from it; please report it"
+        )
     else:
         reason = "its tensors and the traits are equal, so the two compute it otherwise: see with --exact"
     return Divergence(tap.name, tap.relative_error, noise, tensors, f"they part at {tap.name}: {reason}")
@@ -123,6 +131,7 @@ def _different_traits(a: DenseNetConfig, b: DenseNetConfig) -> str:
         f"{trait} is {ours[trait]} in the first and {theirs[trait]} in the second"
         for trait in COMPARED
         if ours[trait] != theirs[trait]
+        and not (trait == "epsilon" and abs(ours[trait] - theirs[trait]) <= EPSILON_ROUNDING)
     ]
     return ", ".join(different)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from denseport.errors import VerificationError, figure, limit, listed, quoted
+from denseport.running.request import TWIN, WHOLE_MODEL
 
 EQUAL = "equal"
 
@@ -25,7 +26,9 @@ class FrameworkRun:
         layout: Its layout.
         framework: `torch` or `keras`.
         traits: Those of its net, by name; `origins` whether each is `stated`, `shown` or `assumed`.
-        model: `twin`, or the library whose own model it was, with its version.
+        model: `twin`; `whole-model`, the one in the file, as Keras has built it; or the library whose own model it
+            was, with its version.
+        reason: Why it was denseport's twin; "" where it was not.
         version: The framework's version, with Keras' backend.
         device: Where it ran, in the framework's words.
         settings: What can change the figures, by name: TF32, determinism, CUDA and cuDNN versions.
@@ -40,6 +43,7 @@ class FrameworkRun:
     traits: Mapping[str, Any]
     origins: Mapping[str, str]
     model: str
+    reason: str
     version: str
     device: str
     settings: Mapping[str, str]
@@ -49,9 +53,15 @@ class FrameworkRun:
     @property
     def ran_on(self) -> str:
         """What ran the file, where, and with what settings."""
-        model = "" if self.model == "twin" else f"{self.model}, "
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if self.device != "cpu")
-        return f"{model}{self.version}, {self.device}{f' ({settings})' if settings else ''}"
+        return f"{self.version}, {self.device}{f' ({settings})' if settings else ''}: {self.ran}"
+
+    @property
+    def ran(self) -> str:
+        """Whose model it was, and where it was denseport's own, why."""
+        if self.model == TWIN:
+            return f"denseport's twin, since {self.reason}"
+        return "the model in the file, run by Keras" if self.model == WHOLE_MODEL else f"the model of {self.model}"
 
 
 @dataclass(frozen=True)

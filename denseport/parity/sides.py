@@ -11,7 +11,9 @@ from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Weights
 from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.net.config import DenseNetConfig, Traits
+from denseport.running import whole_models
 from denseport.running.libraries import LIBRARIES
+from denseport.running.request import TWIN, WHOLE_MODEL
 from denseport.source import Source
 
 OTHER_FRAMEWORK = {"torch": "keras", "keras": "torch"}
@@ -27,14 +29,16 @@ class Side:
         framework: The framework that runs it.
         config: The net that is run: the file's, without the classifier where that takes no part, under the traits to
             run it with.
-        library: The library whose model loads it, or None for the twin.
+        model: What runs it: the twin, the whole model that it holds, or a library's, as `Pass.model` has it.
+        reason: Why it is the twin, which computes what denseport reads from the file; "" where it is not.
         rounded: The dtype that the weights of both files are rounded to first, the narrower one's, or None.
     """
 
     source: Source
     framework: str
     config: DenseNetConfig
-    library: str | None = None
+    model: str = TWIN
+    reason: str = ""
     rounded: str | None = None
 
     @classmethod
@@ -56,6 +60,16 @@ class Side:
         """The net that is run, under the traits of the file."""
         return self.source.weights.config
 
+    @property
+    def keeps_its_traits(self) -> bool:
+        """Whether it cannot run under other traits than its own."""
+        return self.model != TWIN
+
+    @property
+    def image_size(self) -> tuple[int | None, ...]:
+        """The spatial sizes of the images that it takes alone, None where one is free; () where all are."""
+        return whole_models.image_size(self.source.checkpoint.description) if self.model == WHOLE_MODEL else ()
+
     @cached_property
     def narrow(self) -> str:
         """The narrowest dtype below float32 among the file's tensors, or ""."""
@@ -67,6 +81,10 @@ class Side:
         """The weights that are run, by canonical name, with channels in the order of nets that append features."""
         weights = self.source.weights.for_net(self.config.replace(concatenation="old-first"))
         return weights if self.rounded is None else weights.cast(dtype_of(self.rounded))
+
+    def as_twin(self, reason: str) -> Side:
+        """The same file run by the twin."""
+        return replace(self, model=TWIN, reason=reason)
 
     def entry(self, canonical: str) -> tuple[str, tuple[int, ...]]:
         """A tensor's name in the file, and its shape there in the file's axis order."""
@@ -95,10 +113,12 @@ def both_sides(
     _require_one_architecture(first, second)
     libraries = _libraries(against)
     if first.framework == second.framework:
-        # Where the second file is to be loaded by a library of its framework, the first one runs in the other.
-        runs = first.framework if first.framework not in libraries else OTHER_FRAMEWORK[first.framework]
+        # A library loads a file of its own framework, and Keras one that holds a model, the first of the two that does.
+        second_stays = not whole_models.why_not(b.checkpoint) and bool(whole_models.why_not(a.checkpoint))
+        leaves = first.framework in libraries or second_stays
+        runs = OTHER_FRAMEWORK[first.framework] if leaves else first.framework
         first, second = replace(first, framework=runs), replace(second, framework=OTHER_FRAMEWORK[runs])
-    first, second = _with_library(first, libraries), _with_library(second, libraries)
+    first, second = _with_model(first, libraries), _with_model(second, libraries)
     ran_with = _traits(first, second, same_traits, in_float64)
     narrow = min(filter(None, (first.narrow, second.narrow)), key=NARROW.__getitem__, default=None)
     return _as_run(first, ran_with[0], narrow), _as_run(second, ran_with[1], narrow)
@@ -123,10 +143,19 @@ def _libraries(against: Sequence[str]) -> dict[str, str]:
     return libraries
 
 
-def _with_library(side: Side, libraries: dict[str, str]) -> Side:
-    name = libraries.get(side.framework)
-    if name is None:
-        return side
+def _with_model(side: Side, libraries: dict[str, str]) -> Side:
+    """The side with what runs it: a library where one is asked for, the file's own model where there is one."""
+    if name := libraries.get(side.framework):
+        return _with_library(side, name)
+    reason = whole_models.why_not(side.source.checkpoint)
+    if not reason and side.framework != "keras":
+        reason = "Keras runs the other file"
+    if not reason and side.source.head == "drop":
+        reason = "the model's head takes no part"
+    return replace(side, reason=reason) if reason else replace(side, model=WHOLE_MODEL)
+
+
+def _with_library(side: Side, name: str) -> Side:
     source = side.source
     if source.detection.framework.runs_in != side.framework:
         raise LayoutError(
@@ -136,22 +165,22 @@ def _with_library(side: Side, libraries: dict[str, str]) -> Side:
     if source.detection.config.num_classes != side.config.num_classes:
         raise UsageError(f"{source.shown}: --against {name} runs all that a file holds; keep the head, or leave it out")
     LIBRARIES[name].require(source.checkpoint, side.layout, side.config, source.detection.wrapper)
-    return replace(side, library=name)
+    return replace(side, model=name)
 
 
 def _traits(a: Side, b: Side, same_traits: bool, in_float64: bool) -> tuple[Traits, Traits]:
     """The traits with which each file runs.
 
-    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a library's
-    model keeps its epsilon, so that the twin takes that one.
+    Where frameworks write one epsilon in two ways (1e-5 and 1.001e-5), float64 would show nothing else; a model
+    that is no twin keeps its epsilon, so that the twin takes that one.
     """
     first, second = a.config.traits, b.config.traits
     if same_traits:
         return first, first
     if in_float64 and abs(first.epsilon - second.epsilon) <= EPSILON_ROUNDING:
-        if b.library is None:
+        if not b.keeps_its_traits:
             second = replace(second, epsilon=first.epsilon)
-        elif a.library is None:
+        elif not a.keeps_its_traits:
             first = replace(first, epsilon=second.epsilon)
     return first, second
 
@@ -162,9 +191,11 @@ def _as_run(side: Side, traits: Traits, narrow: str | None) -> Side:
     Raises:
         UsageError: A library runs it, and that cannot round.
     """
-    if side.library and narrow and side.narrow != narrow:
+    if side.model in LIBRARIES and narrow and side.narrow != narrow:
         raise UsageError(
-            f"{side.source.shown}: --against {side.library} runs the file as it is, and the other is in {narrow}; "
+            f"{side.source.shown}: --against {side.model} runs the file as it is, and the other is in {narrow}; "
             "compare two files of one dtype, or leave --against out"
         )
+    if side.model == WHOLE_MODEL and traits != side.config.traits:
+        side = side.as_twin("the file runs under the first one's traits")
     return replace(side, config=side.config.replace(traits=traits), rounded=narrow)

@@ -18,9 +18,9 @@ from denseport.parity.diagnosis import diagnose, illustrate
 from denseport.parity.report import Comparison, FrameworkRun, ParityReport
 from denseport.parity.sides import Side, both_sides
 from denseport.requirements import keras_backend, require_parity
-from denseport.running.images import ImageSet, given, noise, training_shape
+from denseport.running.images import ImageSet, given, noise, shown_size, training_shape
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, Pass, Request
+from denseport.running.request import FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, TWIN, Pass, Request
 from denseport.running.workers import Progress, Workers, results_folder
 from denseport.source import Source
 
@@ -124,7 +124,7 @@ def compared(
         source.hash_in_background()
         source.require_decided()
     sides = both_sides(a, b, options["against"], same_traits=same_traits, in_float64=_in_float64(options))
-    images = _images(sides[0], options)
+    images, sides = _images(sides, options)
     with results_folder() as folder:
         requests = [_request(side, sides, images, options, folder) for side in sides]
         try:
@@ -141,16 +141,27 @@ def _in_float64(options: Comparing) -> bool:
     return options["exact"] or options["train_steps"] > 0
 
 
-def _images(side: Side, options: Comparing) -> tuple[ImageSet, ...]:
-    """What both nets see: the user's images, prepared as the first file has it, or noise."""
-    inputs, config = options["inputs"], side.config
+def _images(sides: tuple[Side, Side], options: Comparing) -> tuple[tuple[ImageSet, ...], tuple[Side, Side]]:
+    """What both nets see: the user's images, prepared as the first file has it, or noise of a size that both take.
+
+    A model in a file may take images of one size alone: where the user's are of another, the twin takes its place.
+    """
+    inputs, config = options["inputs"], sides[0].config
+    size = next((side.image_size for side in sides if side.image_size), ())
     if inputs is None:
-        images = noise(config)
+        images = noise(config, size)
     else:
-        images = given(Path(inputs), config, options["preprocess"], default=side.source.preprocessing)
+        images = given(Path(inputs), config, options["preprocess"], sides[0].source.preprocessing, size)
     if config.num_classes in (None, 1):  # pooled features, or a single logit, have no largest that is a class
         images = tuple(dataclasses.replace(each, labels=None) for each in images)
-    return images
+    return images, (_taking(images, sides[0]), _taking(images, sides[1]))
+
+
+def _taking(images: Sequence[ImageSet], side: Side) -> Side:
+    """The side, run by what takes images of such sizes."""
+    if all(each.is_of(side.image_size) for each in images):
+        return side
+    return side.as_twin(f"the model in the file takes images of {shown_size(side.image_size)} alone")
 
 
 def _request(
@@ -171,13 +182,13 @@ def _request(
 
 def _passes(side: Side, sides: tuple[Side, Side], exact: bool) -> Iterator[Pass]:
     """The runs of one side: that which is compared, and those that explain the figures."""
-    looking = not any(each.library for each in sides)
+    looking = not any(each.model in LIBRARIES for each in sides)
     main = dataclasses.replace(
         _pass(OUTPUTS, side),
         config=side.config,
         dtype="float64" if exact else "float32",
-        rounded=None if side.library else side.rounded,
-        library=side.library,
+        rounded=None if side.model in LIBRARIES else side.rounded,
+        model=side.model,
         tapped=looking,
     )
     yield main
@@ -186,7 +197,7 @@ def _passes(side: Side, sides: tuple[Side, Side], exact: bool) -> Iterator[Pass]
         yield plain
         if side.rounded:
             yield dataclasses.replace(plain, name=ROUNDED_REFERENCE, rounded=side.rounded)
-    if side.config != side.file_config and side is sides[1] and not side.library:
+    if side.config != side.file_config and side is sides[1] and side.model == TWIN:
         yield dataclasses.replace(main, name=FILE_TRAITS, config=side.file_config, tapped=False)
 
 
@@ -235,8 +246,7 @@ def _run(side: Side, reply: dict[str, Any]) -> FrameworkRun:
         framework=side.framework,
         traits=vars(side.file_config.traits),
         origins=side.source.detection.known_as,
-        model=LIBRARIES[side.library].version() if side.library else "twin",
-        **reply,
+        **{**reply, "reason": reply["reason"] or side.reason},
     )
 
 

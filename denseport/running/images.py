@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ SEED = 20170128
 MAX_BATCH_VALUES = 1 << 24
 # Two images of a size are made at once; a net that needs larger ones than this has more pools than any that is trained.
 MAX_NOISE_VALUES = 1 << 26
+
+# The spatial shape of the images that a model takes, None where it takes any; () where it says nothing.
+FreeSize = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class ImageSet:
             return npz.batches(self.path, self.shape, size, self.preprocessing)
         files = [self.path / name for name in self.names]
         return pictures.batches(files, self.shape, size, self.preprocessing or find_preprocessing("none"))
+
+    def is_of(self, size: FreeSize) -> bool:
+        """Whether a model that takes this size alone takes these images."""
+        return not size or _fixed(self.shape[1:-1], size) == self.shape[1:-1]
 
     def batch_count(self, size: int) -> int:
         """How many arrays `batches(size)` gives."""
@@ -99,30 +107,37 @@ def _noise(shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
         yield random.standard_normal((min(size, shape[0] - at), *shape[1:]), np.float32)
 
 
-def noise(config: DenseNetConfig) -> tuple[ImageSet, ...]:
+def noise(config: DenseNetConfig, size: FreeSize = ()) -> tuple[ImageSet, ...]:
     """Noise of a fixed seed: two images with even sides, two with odd ones, and one of unequal sides, as far as fit.
 
     `same` and symmetric padding differ at even sides alone, and mixed-up axes show where sides are unequal. A flattened
-    head takes those alone that leave it its map.
+    head takes those alone that leave it its map, and all are of the `size` that a model takes alone.
 
     Raises:
         UsageError: The net needs larger images than can be made up.
     """
-    even = _usual_size(config)
+    even = _fixed(_usual_size(config), size)
     if math.prod(even) * config.image_channels > MAX_NOISE_VALUES:
         raise UsageError(
-            f"images of {_shown(even)} pixels and {config.image_channels} channels, that this net needs are too large "
-            "for noise; give --inputs, or --no-verify"
+            f"images of {shown_size(even)} pixels and {config.image_channels} channels, that this net needs are too "
+            "large for noise; give --inputs, or --no-verify"
         )
     odd = tuple(side + 1 for side in even)
     shares = (0.75, 0.875, 0.75)  # of which the second becomes odd
     unequal = tuple(int(side * shares[axis]) // 2 * 2 + axis % 2 for axis, side in enumerate(even))
-    counts = {even: 2, odd: 2} | ({unequal: 1} if config.dimensions > 1 else {})
+    counts = Counter({even: 2})
+    for sides, count in ((odd, 2), (unequal, 1 if config.dimensions > 1 else 0)):
+        counts[_fixed(sides, size)] += count
     return tuple(
-        ImageSet(_shown(size), (count, *size, config.image_channels))
-        for size, count in counts.items()
-        if _takes(config, size)
+        ImageSet(shown_size(sides), (count, *sides, config.image_channels))
+        for sides, count in counts.items()
+        if count and _takes(config, sides)
     )
+
+
+def _fixed(sides: tuple[int, ...], size: FreeSize) -> tuple[int, ...]:
+    """The sides, but those of a model that takes no others."""
+    return tuple(own or side for side, own in zip(sides, size or sides, strict=True))
 
 
 def training_shape(config: DenseNetConfig) -> tuple[int, ...]:
@@ -139,6 +154,7 @@ def given(
     config: DenseNetConfig,
     preprocessing: str | Preprocessing | None = None,
     default: str | Preprocessing = "none",
+    size: FreeSize = (),
 ) -> tuple[ImageSet, ...]:
     """A user's images, checked before any framework starts: a npz file, a picture, or a folder of pictures.
 
@@ -147,6 +163,7 @@ def given(
         config: The net that is to take them.
         preprocessing: What to do to images first. Where None, arrays are taken as they are.
         default: What to do to pictures where `preprocessing` is None.
+        size: What a model takes alone, to which pictures are cut where the preprocessing says nothing.
 
     Raises:
         UsageError: There is no such file, it is damaged, or the images do not fit the net.
@@ -159,7 +176,7 @@ def given(
     if not is_folder and not is_file:
         raise UsageError(f"{path}: there is no such file or folder; check the path")
     if is_folder or path.suffix.lower() in pictures.SUFFIXES:
-        return (_pictures(path, config, _spec(default if preprocessing is None else preprocessing)),)
+        return (_pictures(path, config, _spec(default if preprocessing is None else preprocessing), size),)
     return (_arrays(path, config, None if preprocessing is None else _spec(preprocessing)),)
 
 
@@ -176,14 +193,14 @@ def _arrays(file: Path, config: DenseNetConfig, spec: Preprocessing | None) -> I
     return ImageSet(file.name, shape, "npz", file, names, spec, labels)
 
 
-def _pictures(path: Path, config: DenseNetConfig, spec: Preprocessing) -> ImageSet:
+def _pictures(path: Path, config: DenseNetConfig, spec: Preprocessing, size: FreeSize) -> ImageSet:
     pictures.require_pillow()
     if config.dimensions != 2 or config.image_channels not in (1, 3):
         raise UsageError(
             f"{path}: pictures have 2 dimensions and 1 or 3 channels, the net takes {config.dimensions} and "
             f"{config.image_channels}; give a npz file with images (N, *spatial, C)"
         )
-    height, width = (spec.crop, spec.crop) if spec.crop else _usual_size(config)
+    height, width = (spec.crop, spec.crop) if spec.crop else _fixed(_usual_size(config), size)
     _require_size(config, (height, width), path)
     if height != width:
         raise UsageError(f"{path}: the net takes {height}x{width} pixels, pictures are made square; give a npz file")
@@ -204,8 +221,8 @@ def _usual_size(config: DenseNetConfig) -> tuple[int, ...]:
 def _require_size(config: DenseNetConfig, size: tuple[int, ...], file: Path) -> None:
     """Raises UsageError where a net cannot take images of a spatial shape; the message names `file`."""
     if not _takes(config, size):
-        wanted = _shown(_usual_size(config)) if _flattened(config) else f"sides of {max(_least(config))} or more"
-        raise UsageError(f"{file}: images of {_shown(size)} do not fit; the net takes {wanted}")
+        wanted = shown_size(_usual_size(config)) if _flattened(config) else f"sides of {max(_least(config))} or more"
+        raise UsageError(f"{file}: images of {shown_size(size)} do not fit; the net takes {wanted}")
 
 
 def _takes(config: DenseNetConfig, size: tuple[int, ...]) -> bool:
@@ -222,6 +239,6 @@ def _least(config: DenseNetConfig) -> tuple[int, ...]:
     return tuple(min(pixels, 1 << 40) for pixels in reduction(config))
 
 
-def _shown(size: tuple[int, ...]) -> str:
-    """A spatial shape as people write it: `224x224`."""
-    return "x".join(map(str, size))
+def shown_size(size: FreeSize) -> str:
+    """A spatial shape as people write it: `224x224`; a free side is `N`."""
+    return "x".join("N" if side is None else str(side) for side in size)

@@ -239,7 +239,7 @@ def load_keras_applications(file: Path, config: DenseNetConfig, dtype: str) -> k
     import keras
     from keras.src.applications.densenet import DenseNet
 
-    with _computing_in(dtype):
+    with keras_computing_in(dtype):
         # With a tensor for its input the net takes images of any size; by itself it would take one size alone.
         images = keras.Input((None, None, config.in_channels))
         net = DenseNet(
@@ -264,7 +264,7 @@ def load_keras_hub(file: Path, config: DenseNetConfig, dtype: str) -> keras.Mode
     import keras
 
     models = import_module("keras_hub.models")
-    with _computing_in(dtype):
+    with keras_computing_in(dtype):
         net = backbone = models.DenseNetBackbone(
             stackwise_num_repeats=list(config.block_config),
             image_shape=(None, None, config.in_channels),
@@ -285,7 +285,7 @@ def keras_hub_limits(config: DenseNetConfig) -> str:
 
 
 @contextmanager
-def _computing_in(dtype: str) -> Iterator[None]:
+def keras_computing_in(dtype: str) -> Iterator[None]:
     """Gives the Keras layers and inputs that are made meanwhile their dtype."""
     import keras
 

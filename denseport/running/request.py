@@ -15,6 +15,8 @@ REFERENCE = "reference"
 ROUNDED_REFERENCE = "rounded-reference"
 FILE_TRAITS = "file-traits"
 BATCH = 32
+# What runs a file; else it is the name of a library.
+TWIN, WHOLE_MODEL = "twin", "whole-model"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Pass:
             with.
         dtype: What is computed in.
         rounded: The dtype to round the weights to first, or None.
-        library: The library whose model is to load the file, or None for the twin.
+        model: What runs the file: the `twin`; the `whole-model` that it holds; or a library's, by the library's name.
         tapped: Whether the net is looked into on the way.
         first_batch: Whether only the first batch of each image array is run.
     """
@@ -42,7 +44,7 @@ class Pass:
     config: DenseNetConfig
     dtype: str = "float32"
     rounded: str | None = None
-    library: str | None = None
+    model: str = TWIN
     tapped: bool = False
     first_batch: bool = False
 

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,9 +27,10 @@ from denseport.errors import DenseportError, UsageError
 from denseport.layouts.frameworks import KERAS
 from denseport.net.graph import taps
 from denseport.net.weights import Weights
+from denseport.running import whole_models
 from denseport.running.child import Receive, Reply
 from denseport.running.libraries import LIBRARIES
-from denseport.running.request import BATCH, Pass, Request
+from denseport.running.request import BATCH, TWIN, WHOLE_MODEL, Pass, Request
 from denseport.running.training import Trained, canonical_arrays, train_keras, train_torch
 
 TAPPED_IMAGES = 2
@@ -49,11 +50,12 @@ def serve(next_message: Receive, reply: Reply) -> NoReturn:
         request = Request.from_json(next_message())
         started = started or time.perf_counter()
         try:
-            for each in request.passes:
-                runner.run(request, each, lambda: reply({"progress": 1}))
+            ran = [runner.run(request, each, lambda: reply({"progress": 1})) for each in request.passes]
             if request.train_steps:
                 runner.train(request)
             answer = {
+                "model": ran[0].model,
+                "reason": ran[0].reason,
                 "version": runner.version(),
                 "device": runner.device_name(request.device),
                 "settings": dict(runner.backend.settings),
@@ -130,6 +132,23 @@ def _jax(allow_tf32: bool) -> Backend:
 BACKENDS: Mapping[str, Callable[[bool], Backend]] = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}
 
 
+@dataclass(frozen=True)
+class Net:
+    """What a pass runs.
+
+    Attributes:
+        module: A `torch.nn.Module` or a `keras.Model`.
+        model: What that is: `twin`, `whole-model`, or a library with its version.
+        layers: Those of its layers that have a canonical name.
+        reason: Why it is the twin though another was asked for, or "".
+    """
+
+    module: Any
+    model: str
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
 class Runner(ABC):
     """One framework in one process, deterministic where the `backend` that it computes on can be."""
 
@@ -144,11 +163,11 @@ class Runner(ABC):
         """Lets what is made and run meanwhile be on a device."""
 
     @abstractmethod
-    def twin(self, weights: Weights, dtype: str) -> Any:
+    def twin(self, weights: Weights, dtype: str) -> Net:
         """The twin with these weights, which it holds, and computes with, in this dtype."""
 
     @abstractmethod
-    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
+    def predictor(self, net: Any, places: Mapping[str, Any], dtype: str, device: str) -> Predict:
         """A function from images (N, *spatial, C), and whether to look inside, to outputs (N, C) and activations.
 
         Activations are (N, *spatial, C) by the names of `places`, whose values are layers.
@@ -162,8 +181,8 @@ class Runner(ABC):
         """What a report calls the device."""
         return device if device == "cpu" else f"{device} ({self.backend.gpu_name(_index(device))})"
 
-    def net(self, each: Pass, device: str) -> Any:
-        """The net of a pass: the twin with the file's weights, or the library's model.
+    def net(self, each: Pass, device: str) -> Net:
+        """The net of a pass: the twin with the file's weights, or what takes its place.
 
         Raises:
             UsageError: The framework cannot use the device.
@@ -175,16 +194,27 @@ class Runner(ABC):
                 "tensorflow[and-cuda], or give --device cpu"
             )
         with self.on(device):
-            if each.library:
-                return LIBRARIES[each.library].load(Path(each.file), each.config, each.dtype, each.shown)
+            if library := LIBRARIES.get(each.model):
+                return Net(library.load(Path(each.file), each.config, each.dtype, each.shown), library.version())
             with formats.read(Path(each.file), shown=each.shown) as checkpoint:
                 weights = layouts.to_canonical(checkpoint, each.found).for_net(each.config)
-                return self.twin(weights.cast(dtype_of(each.rounded)) if each.rounded else weights, each.dtype)
+                reason = ""
+                if each.model == WHOLE_MODEL:
+                    try:
+                        held = whole_models.build(checkpoint, Path(each.file), weights, each.dtype, each.rounded)
+                        return Net(held.net, WHOLE_MODEL, held.layers)
+                    except whole_models.CannotBuildError as error:
+                        reason = str(error)
+                if each.rounded:
+                    weights = weights.cast(dtype_of(each.rounded))
+                return replace(self.twin(weights, each.dtype), reason=reason)
 
-    def run(self, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> None:
+    def run(self, request: Request, each: Pass, one_batch_done: Callable[[], None]) -> Net:
         """Writes the outputs of one pass, and what it saw on the way: in the first image of each array, or in two."""
-        places = taps(each.config) if each.tapped and not each.library else {}
-        predict = self.predictor(self.net(each, request.device), places, each.dtype, request.device)
+        net = self.net(each, request.device)
+        looked_at = taps(each.config) if each.tapped else {}
+        places = {tap: net.layers[layer] for tap, layer in looked_at.items() if layer in net.layers}
+        predict = self.predictor(net.module, places, each.dtype, request.device)
         outputs: dict[str, np.ndarray] = {}
         activations: dict[str, np.ndarray] = {}
         # Noise comes in several arrays, whose first images show what others would; a user's images come in one.
@@ -194,6 +224,8 @@ class Runner(ABC):
             for batch in images.batches(BATCH):
                 tapped = each.tapped and not batches
                 logits, seen = predict(batch, tapped)
+                if logits.ndim > 2:  # of a whole model without a pool, where denseport's nets give pooled features
+                    logits = logits.mean(axis=tuple(range(1, logits.ndim - 1)))
                 batches.append(logits)
                 if tapped:
                     seen["head"] = logits
@@ -205,13 +237,16 @@ class Runner(ABC):
         np.savez(request.outputs(each.name), **outputs)  # type: ignore[arg-type]
         if each.tapped:
             np.savez(request.taps(each.name), **activations)  # type: ignore[arg-type]
+        return replace(net, module=None, layers={})
 
     def train(self, request: Request) -> None:
         """Writes losses, the first step's gradients and the tensors after the last one, under canonical names."""
-        each = replace(request.passes[0], dtype="float64")
-        net = self.net(each, request.device)
+        each = request.passes[0]
+        # A model's own dropout and augmentation are no two alike.
+        each = replace(each, dtype="float64", model=TWIN if each.model == WHOLE_MODEL else each.model)
+        net = self.net(each, request.device).module
         trained = self.trained(net, request.train_steps, request.train_shape, request.device)
-        layout = each.found.layout.reference if each.library else "denseport"
+        layout = "denseport" if each.model == TWIN else each.found.layout.reference
         arrays = {"losses": np.array(trained.losses)}
         for what, native in (("gradient", trained.gradients), ("updated", trained.updated)):
             canonical = canonical_arrays(native, layout, each.config.traits)
@@ -235,15 +270,18 @@ class _TorchRunner(Runner):
     def on(self, device: str) -> AbstractContextManager[Any]:  # noqa: ARG002 - a net is made on the CPU and then moved
         return nullcontext()
 
-    def twin(self, weights: Weights, dtype: str) -> Any:
+    def twin(self, weights: Weights, dtype: str) -> Net:
         from denseport.models import pytorch
 
-        return pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype)
+        twin = pytorch.load(weights.config, {name: t.read() for name, t in weights.tensors.items()}, dtype)
+        return Net(twin, TWIN, dict(twin.named_modules()))
 
-    def net(self, each: Pass, device: str) -> Any:
-        return super().net(each, device).to(device)
+    def net(self, each: Pass, device: str) -> Net:
+        net = super().net(each, device)
+        net.module.to(device)
+        return net
 
-    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
+    def predictor(self, net: Any, places: Mapping[str, Any], dtype: str, device: str) -> Predict:
         def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
             activations: Activations = {}
 
@@ -251,7 +289,7 @@ class _TorchRunner(Runner):
                 activations[tap] = np.moveaxis(output.cpu().numpy(), 1, -1)
 
             looked_at = places.items() if tapped else ()
-            hooks = [net.get_submodule(layer).register_forward_hook(partial(keep, tap)) for tap, layer in looked_at]
+            hooks = [layer.register_forward_hook(partial(keep, tap)) for tap, layer in looked_at]
             channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1), dtype)
             with self.torch.inference_mode():
                 logits = net(self.torch.from_numpy(channels_first).to(device)).cpu().numpy()
@@ -280,24 +318,33 @@ class _KerasRunner(Runner):
         place: AbstractContextManager[Any] = self.keras.device(f"{kind}:{_index(device)}")
         return place
 
-    def twin(self, weights: Weights, dtype: str) -> Any:
+    def twin(self, weights: Weights, dtype: str) -> Net:
         from denseport.models import keras
 
         tensors = layouts.from_canonical(weights, layouts.find_layout("denseport"), KERAS)
-        return keras.load(weights.config, {name: tensor.read() for name, tensor in tensors.items()}, dtype)
+        twin = keras.load(weights.config, {name: tensor.read() for name, tensor in tensors.items()}, dtype)
+        return Net(twin, TWIN, {layer.name: layer for layer in twin.layers})
 
-    def predictor(self, net: Any, places: Mapping[str, str], dtype: str, device: str) -> Predict:
-        inside = [net.get_layer(layer).output for layer in places.values()]
-        looking = self.keras.Model(net.inputs, [*inside, net.output]) if places else net
+    def predictor(self, net: Any, places: Mapping[str, Any], dtype: str, device: str) -> Predict:
         to_numpy = self.keras.ops.convert_to_numpy
 
         def predict(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
-            images = images.astype(dtype, copy=False)
+            activations: Activations = {}
+
+            def keep(tap: str, call: Callable[..., Any], *inputs: Any, **arguments: Any) -> Any:
+                output = call(*inputs, **arguments)
+                activations[tap] = to_numpy(output)
+                return output
+
+            # Layers of models within a model are in no graph of the outer one, of which a second model could be made.
+            looked_at = {layer: partial(keep, tap, layer.call) for tap, layer in places.items() if tapped}
             with self.on(device):
-                if not (tapped and places):
-                    return to_numpy(net(images, training=False)), {}
-                *seen, logits = looking(images, training=False)
-            return to_numpy(logits), dict(zip(places, map(to_numpy, seen), strict=True))
+                for layer, looking in looked_at.items():
+                    layer.call = looking
+                logits = to_numpy(net(images.astype(dtype, copy=False), training=False))
+                for layer in looked_at:
+                    del layer.call
+            return logits, activations
 
         return predict
 
