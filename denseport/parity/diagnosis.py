@@ -47,7 +47,7 @@ def diagnose(
     if outputs_agree and all(tap.relative_error <= INSIDE * tolerance for tap in taps):
         return None
     parted = first_divergence(taps, tolerance, dtype)
-    return explain(*parted, *sides, [tap.name for tap in taps]) if parted else None
+    return explain(*parted, sides[0], sides[1], [tap.name for tap in taps]) if parted else None
 
 
 def first_divergence(taps: Sequence[Tap], tolerance: float, dtype: str) -> tuple[Tap, float] | None:

@@ -366,7 +366,8 @@ class ParityReport:
             **plain["training"],
         }
         found = {"passed": self.passed, "verdict": self.verdict, "failure": self.failure}
-        figures = {**found, "relative_error": self.relative_error, **plain, "training": training}
+        runs = {name: {**plain[name], "ran": run.ran} for name, run in (("a", self.a), ("b", self.b))}
+        figures = {**found, "relative_error": self.relative_error, **plain, **runs, "training": training}
         finite: dict[str, Any] = _finite(figures)
         return finite
 

@@ -130,7 +130,7 @@ def build(checkpoint: Checkpoint, file: Path, weights: Weights, dtype: str, roun
     except Exception as error:  # Keras has no class for what it does not take
         import keras
 
-        told = quoted(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+        told = quoted(f"{type(error).__name__}: {' '.join(str(error).split())}", 120)
         raise CannotBuildError(f"keras {keras.__version__} does not build the model in the file ({told})") from None
     found = _canonical_layers(model, weights)
     if rounded:
