@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from denseport.checkpoint import Tensor
 from denseport.errors import FormatError, LayoutError
 from denseport.formats.keras import MAX_CONFIG_BYTES
 from denseport.layouts import Weights, find_layout, from_canonical
-from denseport.layouts.descriptions.keras import model_layers, stated
+from denseport.layouts.descriptions.keras import net
+from denseport.layouts.descriptions.keras_functional import functional
+from denseport.layouts.descriptions.net import DescribedNet
 
-PLAIN = SMALL["four blocks"][0]
-FILE = "somebody's model"
+PLAIN = SMALL["four blocks"][0].replace(epsilon=1.001e-5)
 BUILT_IN = {"module": "keras.initializers", "class_name": "HeNormal", "config": {"seed": None}, "registered_name": None}
 # As Keras 3 and Keras 2 serialise `activation=lambda x: ...`.
 LAMBDA = {"class_name": "__lambda__", "config": {"value": ["4wEAAAA=", None, None]}, "module": "builtins"}
@@ -34,100 +35,132 @@ def layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
 
 
 def model() -> dict[str, Any]:
-    """The configuration of a small net, of each class of layers a few."""
-    layers = [
-        layer("ZeroPadding2D", "pad"),
-        layer("Conv2D", "stem", strides=[2, 2], padding="valid", dilation_rate=[1, 1], activation="linear"),
-        layer("BatchNormalization", "bn1", epsilon=1.001e-5, momentum=0.99),
-        layer("Activation", "act1", activation="relu"),
-        layer("MaxPooling2D", "pool"),
-        layer("BatchNormalization", "bn2", epsilon=1.001e-5, momentum=0.99),
-        layer("Conv2D", "conv", strides=[1, 1], kernel_initializer=BUILT_IN),
-        layer("Concatenate", "join"),
-        layer("BatchNormalization", "bn3", epsilon=1.001e-5, momentum=0.99),
-        layer("Activation", "act2", activation="relu"),
-        layer("Dense", "out", activation="softmax"),
-    ]
-    return {"module": "keras", "class_name": "Functional", "config": {"name": "net", "layers": layers}}
+    """The configuration of a small net, whose classifier ends in softmax."""
+    whole = functional(PLAIN, find_layout("keras-applications"))
+    whole["config"]["layers"][-1]["config"]["activation"] = "softmax"
+    return whole
+
+
+def _found(whole: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (each for each in whole["config"]["layers"] if each["config"]["name"] == name)
+    return found
 
 
 def changed(name: str, **config: Any) -> dict[str, Any]:
     """The model with other arguments of one layer."""
     whole = model()
-    (found,) = (each for each in whole["config"]["layers"] if each["config"]["name"] == name)
-    found["config"].update(config)
+    _found(whole, name)["config"].update(config)
     return whole
 
 
 def reclassed(name: str, **facts: Any) -> dict[str, Any]:
     """The model with another class of one layer."""
     whole = model()
-    (found,) = (each for each in whole["config"]["layers"] if each["config"]["name"] == name)
-    found.update(facts)
+    _found(whole, name).update(facts)
     return whole
 
 
-def stated_traits(config: dict[str, Any]) -> Mapping[str, Any]:
-    return stated(config, FILE).traits
+def read(config: dict[str, Any]) -> DescribedNet:
+    found = net(config, lambda _: {})
+    assert found is not None
+    return found
 
 
 def test_a_sound_model_says_its_traits() -> None:
-    assert stated_traits(model()) == {
+    assert read(model()).traits == {
         "epsilon": 1.001e-5,
         "padding": "symmetric",
         "stem_stride": 2,
         "stem_pool": "max",
+        "concatenation": "old-first",
         "final_activation": "relu",
+        "activation": "relu",
+        "transition_activation": "same",
+        "head_pool": "mean",
+        "head_activation": "softmax",
     }
 
 
-def test_keras_1_calls_padding_and_strides_otherwise() -> None:
-    stem = {"class_name": "Convolution2D", "config": {"name": "a", "border_mode": "same", "subsample": [1, 1]}}
-    traits = stated_traits({"class_name": "Sequential", "config": [stem]})
-    assert (traits["padding"], traits["stem_stride"]) == ("same", 1)
+def test_every_layer_with_weights_gets_its_canonical_name() -> None:
+    names = find_layout("keras-applications").layer_names(PLAIN)
+    assert {canonical: place.name for canonical, place in read(model()).places.items()} == names
 
 
 REFUSED = {
-    "another epsilon in one layer": (changed("bn2", epsilon=0.001), r"another epsilon than 1\.001e-05.*bn2 \(0\.001\)"),
-    "an epsilon that is text": (changed("bn1", epsilon="1e-5"), r"senseless epsilon: bn1 \(1e-5\)"),
-    "an epsilon that is a truth value": (changed("bn1", epsilon=True), r"senseless epsilon: bn1 \(True\)"),
-    "no epsilon": (changed("bn3", epsilon=None), r"senseless epsilon: bn3 \(None\)"),
-    "an infinite epsilon": (changed("bn3", epsilon=float("inf")), r"senseless epsilon: bn3 \(inf\)"),
-    "an epsilon that is NaN": (changed("bn3", epsilon=float("nan")), r"senseless epsilon: bn3 \(nan\)"),
-    "a negative epsilon": (changed("bn3", epsilon=-1e-5), r"senseless epsilon: bn3 \(-1e-05\)"),
-    "an absurd momentum": (changed("bn2", momentum=7), r"senseless momentum: bn2 \(7\)"),
-    "a momentum that is a list": (changed("bn2", momentum=[0.9]), r"senseless momentum: bn2 \(\[0\.9\]\)"),
-    "another activation": (changed("act1", activation="swish"), r"activations that no.*: act1 \(swish\)"),
-    "a lambda as activation": (changed("act2", activation=LAMBDA), r"activations that no.*: act2 \("),
-    "a lambda of old as activation": (changed("stem", activation="<lambda>"), r"stem \(<lambda>\)"),
-    "another package's activation": (changed("conv", activation="mypkg>relu"), r"conv \(mypkg>relu\)"),
+    "another epsilon in one layer": (
+        changed("conv2_block1_0_bn", epsilon=0.001),
+        r"another epsilon than 1\.001e-05.*conv2_block1_0_bn \(0\.001\)",
+    ),
+    "an epsilon that is text": (changed("conv1_bn", epsilon="1e-5"), r"senseless epsilon: conv1_bn \(1e-5\)"),
+    "an epsilon that is a truth value": (changed("conv1_bn", epsilon=True), r"senseless epsilon: conv1_bn \(True\)"),
+    "no epsilon": (changed("bn", epsilon=None), r"senseless epsilon: bn \(None\)"),
+    "an infinite epsilon": (changed("bn", epsilon=float("inf")), r"senseless epsilon: bn \(inf\)"),
+    "an epsilon that is NaN": (changed("bn", epsilon=float("nan")), r"senseless epsilon: bn \(nan\)"),
+    "a negative epsilon": (changed("bn", epsilon=-1e-5), r"senseless epsilon: bn \(-1e-05\)"),
+    "an absurd momentum": (changed("conv2_block1_0_bn", momentum=7), r"senseless momentum: conv2_block1_0_bn \(7\)"),
+    "a momentum that is a list": (
+        changed("conv2_block1_0_bn", momentum=[0.9]),
+        r"senseless momentum: conv2_block1_0_bn \(\[0\.9\]\)",
+    ),
+    "another activation": (changed("stem_relu", activation="swish"), r"activations that no.*: stem_relu \(silu\)"),
+    "a lambda as activation": (changed("head_relu", activation=LAMBDA), r"code of others: head_relu \(activation: a l"),
+    "a lambda of old as activation": (changed("stem_relu", activation="<lambda>"), r"stem_relu \(<lambda>\)"),
+    "another package's activation": (changed("stem_relu", activation="mypkg>relu"), r"stem_relu \(mypkg>relu\)"),
+    "an activation where none is": (
+        changed("conv2_block1_1_conv", activation="relu"),
+        r"activations that no DenseNet has there: conv2_block1_1_conv \(relu\)",
+    ),
     "an activation of another module": (
-        changed("conv", activation={"module": "mypkg", "class_name": "function", "config": "relu"}),
-        r"conv \(\{",
+        changed("stem_relu", activation={"module": "mypkg", "class_name": "function", "config": "relu"}),
+        r"stem_relu \(activation: function of mypkg\)",
     ),
     "a bounded ReLU as activation": (
-        changed("conv", activation={"module": "keras.layers", "class_name": "ReLU", "config": {"max_value": 6}}),
-        r"conv \(relu \{'max_value': 6",
+        changed("stem_relu", activation={"module": "keras.layers", "class_name": "ReLU", "config": {"max_value": 5}}),
+        r"stem_relu \(relu \{'max_value': 5",
     ),
-    "a bounded ReLU": (reclassed("act1", class_name="ReLU", config={"name": "r6", "max_value": 6.0}), r"r6 \(relu"),
-    "a leaky ReLU": (reclassed("act1", class_name="ReLU", config={"name": "l", "negative_slope": 0.1}), r"l \(relu"),
-    "a sigmoid within the blocks": (changed("act1", activation="sigmoid"), r"act1 \(sigmoid\)"),
-    "a lambda as initialiser": (changed("conv", kernel_initializer=LAMBDA), "code of others: conv .*a lambda"),
-    "another package's regulariser": (changed("conv", kernel_regularizer="mypkg>L0"), r"conv \(mypkg>L0\)"),
+    "a bounded ReLU": (
+        reclassed("stem_relu", class_name="ReLU", config={"name": "r6", "max_value": 6.0}),
+        r"r6 \(relu6",
+    ),
+    "a leaky ReLU": (
+        reclassed("stem_relu", class_name="ReLU", config={"name": "l", "negative_slope": 0.1}),
+        r"l \(leaky-relu",
+    ),
+    "a sigmoid within the blocks": (changed("stem_relu", activation="sigmoid"), r"stem_relu \(sigmoid\)"),
+    "a lambda as initialiser": (
+        changed("conv2_block1_1_conv", kernel_initializer=LAMBDA),
+        "code of others: conv2_block1_1_conv .*a lambda",
+    ),
+    "another package's regulariser": (
+        changed("conv2_block1_1_conv", kernel_regularizer="mypkg>L0"),
+        r"conv2_block1_1_conv \(mypkg>L0\)",
+    ),
     "another module's constraint": (
-        changed("conv", bias_constraint={"module": "mypkg.c", "class_name": "Sparse", "config": {}}),
-        r"conv \(bias_constraint: Sparse of mypkg\)",
+        changed("conv2_block1_1_conv", bias_constraint={"module": "mypkg.c", "class_name": "Sparse", "config": {}}),
+        r"conv2_block1_1_conv \(bias_constraint: Sparse of mypkg\)",
     ),
     "code deep within arguments": (
-        changed("conv", kernel_initializer={**BUILT_IN, "config": {"of": [{"inner": LAMBDA}]}}),
-        "code of others: conv .*a lambda",
+        changed("conv2_block1_1_conv", kernel_initializer={**BUILT_IN, "config": {"of": [{"inner": LAMBDA}]}}),
+        "code of others: conv2_block1_1_conv .*a lambda",
     ),
-    "a Lambda layer": (reclassed("pool", class_name="Lambda"), r"layers that no DenseNet has: pool \(Lambda\)"),
-    "another package's layer": (reclassed("conv", registered_name="mypkg>Conv2D"), r"conv \(Conv2D\)"),
-    "another package's layer in the old way": (reclassed("conv", class_name="mypkg>Conv2D"), r"conv \(Conv2D\)"),
-    "another module's layer": (reclassed("conv", module="keras_evil.layers"), r"conv \(Conv2D\)"),
+    "a Lambda layer": (
+        reclassed("stem_pool", class_name="Lambda"),
+        r"layers that no DenseNet has: stem_pool \(Lambda\)",
+    ),
+    "another package's layer": (
+        reclassed("conv2_block1_1_conv", registered_name="mypkg>Conv2D"),
+        r"conv2_block1_1_conv \(Conv2D\)",
+    ),
+    "another package's layer in the old way": (
+        reclassed("conv2_block1_1_conv", class_name="mypkg>Conv2D"),
+        r"conv2_block1_1_conv \(Conv2D\)",
+    ),
+    "another module's layer": (
+        reclassed("conv2_block1_1_conv", module="keras_evil.layers"),
+        r"conv2_block1_1_conv \(Conv2D\)",
+    ),
     "a Lambda layer in an inner model": (
-        reclassed("pool", class_name="Functional", config={"name": "in", "layers": [layer("Lambda", "evil")]}),
+        reclassed("stem_pool", class_name="Functional", config={"name": "in", "layers": [layer("Lambda", "evil")]}),
         r"evil \(Lambda\)",
     ),
     "a Lambda layer in a backbone": (
@@ -137,12 +170,23 @@ REFUSED = {
         },
         r"evil \(Lambda\)",
     ),
-    "unequal strides": (changed("stem", strides=[2, 1]), r"unequal strides: stem \(\[2, 1\]\)"),
-    "strides that are no numbers": (changed("stem", strides=["2", "2"]), "strides are no whole numbers: stem"),
-    "a stride within the blocks": (changed("conv", strides=[2, 2]), r"strides that no.*: conv \(\[2, 2\]\)"),
-    "a dilation": (changed("conv", dilation_rate=[2, 2]), r"dilated.*: conv \(\[2, 2\]\)"),
-    "a stride beyond reason": (changed("stem", strides=[1000, 1000]), "stem_stride"),
-    "a transposed convolution": (reclassed("stem", class_name="Conv2DTranspose"), r"stem \(Conv2DTranspose\)"),
+    "strides that are no numbers": (
+        changed("conv1_conv", strides=["2", "2"]),
+        "strides are no whole numbers: conv1_conv",
+    ),
+    "a stride within the blocks": (
+        changed("conv2_block1_1_conv", strides=[2, 2]),
+        r"strides that no.*: conv2_block1_1_conv \(\[2, 2\]\)",
+    ),
+    "a dilation": (
+        changed("conv2_block1_1_conv", dilation_rate=[2, 2]),
+        r"dilated.*: conv2_block1_1_conv \(\[2, 2\]\)",
+    ),
+    "a stride beyond reason": (changed("conv1_conv", strides=[1000, 1000]), "stem_stride"),
+    "a transposed convolution": (
+        reclassed("conv1_conv", class_name="Conv2DTranspose"),
+        r"conv1_conv \(Conv2DTranspose\)",
+    ),
 }
 
 
@@ -150,40 +194,47 @@ REFUSED = {
 def test_what_would_change_the_function_or_needs_code_is_refused_by_the_layer_s_name(what: str) -> None:
     config, message = REFUSED[what]
     with pytest.raises(LayoutError, match=message) as error:
-        stated_traits(config)
+        read(config)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"{FILE}: ")
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        changed("act1", activation=RELU_LAYER),
-        changed("act1", activation={"module": "builtins", "class_name": "function", "config": "relu"}),
-        changed("out", activation="sigmoid"),
-        changed("out", activation=None),
-        changed("conv", kernel_initializer="he_normal", kernel_regularizer=None, bias_initializer=BUILT_IN),
-        changed("conv", kernel_initializer={"module": "builtins", "class_name": "function", "config": "my_own"}),
-        reclassed("act1", class_name="ReLU", config={"name": "r", "max_value": None, "negative_slope": 0.0}),
-        reclassed("conv", class_name="keras_hub>DenseNetBackbone", module=None),
-        changed("bn2", momentum=0),
+        changed("stem_relu", activation=RELU_LAYER),
+        changed("stem_relu", activation={"module": "builtins", "class_name": "function", "config": "relu"}),
+        changed("predictions", activation="sigmoid"),
+        changed("predictions", activation=None),
+        changed(
+            "conv2_block1_1_conv", kernel_initializer="he_normal", kernel_regularizer=None, bias_initializer=BUILT_IN
+        ),
+        changed(
+            "conv2_block1_1_conv",
+            kernel_initializer={"module": "builtins", "class_name": "function", "config": "my_own"},
+        ),
+        reclassed("stem_relu", class_name="ReLU", config={"name": "r", "max_value": None, "negative_slope": 0.0}),
+        changed("conv2_block1_0_bn", momentum=0),
     ],
 )
 def test_what_is_keras_own_or_changes_nothing_is_read(config: dict[str, Any]) -> None:
-    assert len(model_layers(config)) == 12
-    assert stated_traits(config)["epsilon"] == 1.001e-5
+    assert read(config).traits["epsilon"] == 1.001e-5
 
 
 def test_an_activation_that_is_keras_own_function_is_a_relu() -> None:
-    config = changed("act2", activation=RELU_LAYER)
-    assert stated_traits(config)["final_activation"] == "relu"
-    assert stated_traits(changed("act2", activation="linear"))["final_activation"] == "none"
+    config = changed("head_relu", activation=RELU_LAYER)
+    assert read(config).traits["final_activation"] == "relu"
+    assert read(changed("head_relu", activation="linear")).traits["final_activation"] == "none"
+
+
+def test_a_stem_may_have_a_stride_for_each_axis() -> None:
+    assert read(changed("conv1_conv", strides=[2, 1])).traits["stem_stride"] == (2, 1)
 
 
 def test_at_most_twenty_layers_are_named() -> None:
-    layers = [layer("BatchNormalization", f"bn{n}", epsilon=1e-5 * (1 + n % 2)) for n in range(99)]
+    whole = model()
+    whole["config"]["layers"] += [layer("Lambda", f"lambda{n}") for n in range(49)]
     with pytest.raises(LayoutError, match="and 29 more"):
-        stated_traits({"class_name": "Sequential", "config": layers})
+        read(whole)
 
 
 def saved(path: Path, config: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts import descriptions
+from denseport.layouts.described import detect_described, figures
+from denseport.layouts.descriptions import keras
+from denseport.layouts.descriptions.net import DescribedNet
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.match import Detection, MisfitError, match
 from denseport.layouts.parse import find_layout, known_layouts
@@ -67,9 +71,12 @@ def detect(
             f"{checkpoint.label}: was written in layout {quoted(recorded)}, which does not ship with denseport; "
             "give its file with --from-layout"
         )
+    drop_head = head == "drop"
+    if net in (None, ROOT) and (whole := _described_net(checkpoint, drop_head=drop_head)):
+        return as_shown(detect_described(checkpoint, whole, layout, traits, drop_head=drop_head), checkpoint)
     said: Said = {"file": described.traits, "option": traits}
     refuse_contradiction(said, checkpoint.label)
-    search = _Search(checkpoint, said, head == "drop", net)
+    search = _Search(checkpoint, said, drop_head, net)
     for candidates in _candidates(checkpoint, layout, recorded):
         if found := search.nets(candidates):
             return as_shown(search.completed(_only(found, checkpoint)), checkpoint)
@@ -96,6 +103,9 @@ class Net:
 def survey(checkpoint: Checkpoint, layout: str | Path | None = None) -> tuple[list[Net], str]:
     """Every net in a checkpoint, and in words what else is there; nothing where no layout fits."""
     described = descriptions.stated(checkpoint)
+    if whole := _described_net(checkpoint, drop_head=True):
+        net = detect_described(checkpoint, whole, layout, {}, drop_head=True)
+        return [Net(ROOT, net.config.variant, net.layout.name, len(net.roles))], branches(list(net.dropped))
     search = _Search(checkpoint, {"file": described.traits, "option": {}}, drop_head=False, net=None)
     for candidates in _candidates(checkpoint, layout, checkpoint.metadata.get(metadata.LAYOUT, described.layout)):
         if found := search.nets(candidates):
@@ -106,6 +116,20 @@ def survey(checkpoint: Checkpoint, layout: str | Path | None = None) -> tuple[li
             ]
             return nets, branches([name for name in checkpoint.tensors if name not in used])
     return [], ""
+
+
+def _described_net(checkpoint: Checkpoint, *, drop_head: bool) -> DescribedNet | None:
+    """The whole net that the file describes, if it does.
+
+    Raises:
+        LayoutError: It describes no DenseNet.
+    """
+    if checkpoint.described_by != "keras":
+        return None
+    try:
+        return keras.net(checkpoint.description, partial(figures, checkpoint), drop_head=drop_head)
+    except LayoutError as error:
+        raise LayoutError(f"{checkpoint.label}: {error}") from None
 
 
 def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str) -> list[list[Layout]]:

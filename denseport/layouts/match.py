@@ -48,6 +48,8 @@ class Detection:
         head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
         findings: What the weights show that layout, file or user say otherwise, and what contradicts itself.
         evidence: All that the weights show, or None where they were not looked at; it does not cross processes.
+        described: Whether the file's description says which layer is which.
+        reading: What a user should know of how that description was read.
     """
 
     layout: Layout
@@ -62,6 +64,8 @@ class Detection:
     head: str = ""
     findings: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, compare=False)
+    described: bool = False
+    reading: tuple[str, ...] = ()
 
     @property
     def known_as(self) -> dict[str, str]:
@@ -97,6 +101,7 @@ class Detection:
             "config": DenseNetConfig.from_dict(plain["config"]),
             "dropped": tuple(plain["dropped"]),
             "findings": tuple(plain["findings"]),
+            "reading": tuple(plain["reading"]),
         }
         return cls(**{**plain, **values})
 
@@ -105,7 +110,9 @@ class Detection:
         values = ", ".join(f"{trait} {getattr(self.config.traits, trait)}" for trait in self.assumed)
         of_images = [name for name in self.dropped if FIGURE_OF_IMAGES.search(name)]
         figures = [name for name in of_images if checkpoint.tensors[name].size == self.config.in_channels]
+        by_order = checkpoint.nameless and not self.described
         notes = {
+            **dict.fromkeys(self.reading, True),
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
             f"the names were read with {self.instead} before them": self.instead and not self.prefix,
@@ -115,8 +122,8 @@ class Detection:
             f"{' and '.join(map(quoted, figures))} have a value for each channel of the image: where they prepare it, "
             "prepare it before it is fed to what is written": figures,
             f"the file records no layer names: order and shapes fit layout {self.layout.name}, but those of other "
-            "Keras code may fit as well; give --from-layout where the net is not of that layout": checkpoint.nameless,
-            f"assumed, since neither the file nor its layout states it: {values}": values and not checkpoint.nameless,
+            "Keras code may fit as well; give --from-layout where the net is not of that layout": by_order,
+            f"assumed, since neither the file nor its layout states it: {values}": values and not by_order,
             self.layout.note: self.layout.note,
         }
         return [*(note for note, holds in notes.items() if holds), *self.findings]
@@ -161,15 +168,15 @@ def match(
         LayoutError: The traits that the file recorded make no sense.
     """
     failed: list[MisfitError] = []
-    for named in _namings(checkpoint, layout, framework, groups):
+    for named in namings(checkpoint, layout, framework, groups):
         try:
-            return _Attempt(checkpoint, layout, framework, named).detection(groups, said, drop_head)
+            return Attempt(checkpoint, layout, framework, named).detection(groups, said, drop_head)
         except MisfitError as misfit:
             failed.append(misfit)
     raise max(failed, key=lambda misfit: misfit.named)
 
 
-def _namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, groups: Groups) -> list[Named]:
+def namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, groups: Groups) -> list[Named]:
     """The ways in which a layout may name the layers of a checkpoint."""
     if not layout.numbered and not checkpoint.nameless:
         return [{layer: spelling.canonical(layer) for layer in groups} for spelling in layout.spellings]
@@ -183,7 +190,7 @@ def _namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, group
 
 
 @dataclass
-class _Attempt:
+class Attempt:
     """The canonical names that a layout gives to a checkpoint's layers, on the way to a `Detection`.
 
     `roles` and `dropped` are those of the `Detection`; `strangers` are the tensors without a role, by layer.

@@ -16,8 +16,8 @@ REMEDIES = {
     "file": "take the weights alone out of the file, and say with --trait {trait}=VALUE which of the two it is",
     "metadata": "say with --trait {trait}=VALUE which of the two it is",
 }
-# What the weights leave open of a stem: they show that it takes maxima, not whether it blurs them.
-POOLS = ("max", "max-blur")
+# What the weights leave open of a stem: they show that it takes maxima, not of how many values, nor what follows.
+POOLS = ("max", "max-2", "max-blur")
 
 
 def as_shown(found: Detection, checkpoint: Checkpoint) -> Detection:
