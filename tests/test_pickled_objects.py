@@ -295,6 +295,69 @@ def test_modules_that_no_net_has_are_refused_by_name_until_the_state_dict_is_sav
     denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
 
 
+class Normalize(nn.Module):
+    """As people write it."""
+
+    def __init__(self, as_buffers: bool) -> None:
+        super().__init__()
+        mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+        if as_buffers:
+            self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+            self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        else:
+            self.mean, self.std = mean, std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.as_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
+        return (x - mean) / std
+
+
+def image_norm() -> nn.Module:
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean, norm.running_var = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    norm.weight.data, norm.bias.data = torch.tensor([1.1, 0.9, 1.0]), torch.tensor([0.0, 0.1, -0.1])
+    return norm.eval()
+
+
+BEFORE = {
+    "lists": lambda: [Normalize(as_buffers=False)],
+    "buffers": lambda: [Normalize(as_buffers=True)],
+    "an image norm": lambda: [image_norm()],
+    "two": lambda: [Normalize(as_buffers=True), nn.Identity(), image_norm()],
+}
+
+
+@pytest.mark.parametrize("kind", BEFORE)
+def test_what_prepares_images_before_the_net_is_its_inputs(tmp_path: Path, kind: str) -> None:
+    from denseport.load import load_torch
+
+    model = nn.Sequential(*BEFORE[kind](), small(), nn.Softmax(1)).eval()
+    torch.save(model, tmp_path / "x.pth")
+    twin = load_torch(tmp_path / "x.pth", dtype="float64")
+    images = torch.rand(2, 3, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        expected, given = model.double()(images), torch.softmax(twin(images), 1)
+    assert (expected - given).abs().max() < 1e-6
+    found = denseport.inspect(tmp_path / "x.pth")
+    assert found.config is not None
+    assert found.config.traits.head_activation == "softmax"
+    assert found.problem == ""
+
+
+AROUND = {
+    "before": (lambda net: nn.Sequential(nn.ReflectionPad2d(2), net), "its module 0 stands before the net"),
+    "behind": (lambda net: nn.Sequential(net, nn.ReLU()), "its ReLU 1 stands behind the classifier"),
+    "two behind": (lambda net: nn.Sequential(net, nn.ReLU(), nn.Softmax(1)), "its ReLU 1 stands behind the classifier"),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_what_else_runs_before_or_behind_the_net_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    wrap, message = AROUND[kind]
+    torch.save(wrap(small()), tmp_path / "x.pth")
+    assert message in denseport.inspect(tmp_path / "x.pth").problem
+
+
 def callables() -> list[tuple[str, str]]:
     """What fickling and picklescan call dangerous, and ways in which attacks spell it."""
     listed = {(name.rpartition(".")[0] or name, name.rpartition(".")[2]) for name in dangers.BELOW}

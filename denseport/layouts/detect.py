@@ -15,6 +15,7 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts import descriptions
+from denseport.layouts.built import as_built
 from denseport.layouts.described import detect_described, figures
 from denseport.layouts.descriptions import keras
 from denseport.layouts.descriptions.net import DescribedNet
@@ -79,7 +80,7 @@ def detect(
     search = _Search(checkpoint, said, drop_head, net)
     for candidates in _candidates(checkpoint, layout, recorded):
         if found := search.nets(candidates):
-            return as_shown(search.completed(_only(found, checkpoint)), checkpoint)
+            return as_shown(as_built(search.completed(_only(found, checkpoint)), checkpoint), checkpoint)
     raise search.no_match(asked=layout is not None)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, misfits, quoted
 from denseport.evidence import Evidence
-from denseport.layouts import descriptions
 from denseport.layouts.frameworks import COUNTER, FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
 from denseport.layouts.inference import infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
@@ -18,7 +17,7 @@ from denseport.layouts.parse import find_layout
 from denseport.layouts.places import branches
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
-from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide, refuse_contradiction
+from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide
 from denseport.metadata import recorded_traits
 from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
@@ -223,11 +222,6 @@ class Attempt:
             self.drop_strangers()
         expected = self.expected(config)
         self.refuse_problems(config, expected)
-        if of_modules := descriptions.stated_of_layers(file, self.roles):
-            said = {**said, "file": {**said.get("file", {}), **of_modules}}
-            refuse_contradiction(said, file.label)
-            traits = decide(self.layout, config, {**said, "metadata": recorded})
-            config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
         return Detection(
             layout=self.layout,
             framework=self.framework,

@@ -44,21 +44,6 @@ def stated(checkpoint: Checkpoint) -> Record:
     return record
 
 
-def stated_of_layers(checkpoint: Checkpoint, roles: Mapping[str, str]) -> dict[str, Any]:
-    """The traits that a description of single modules states, once it is known which of them are the net's layers.
-
-    Args:
-        checkpoint: The file.
-        roles: The name in the file of each canonical tensor.
-
-    Raises:
-        LayoutError: They compute what no net here does.
-    """
-    if checkpoint.described_by != "torch":
-        return {}
-    return torch.traits_of(checkpoint.description, roles, checkpoint.label)
-
-
 def recorded(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint of a library's folder, with what the folder's description says among its metadata.
 

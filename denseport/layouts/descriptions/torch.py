@@ -3,7 +3,7 @@
 The classes' own `forward` is not in the file. Where a container runs its modules in order, as `nn.Sequential` does,
 what lacks there is stated, too; elsewhere only what is there says anything, and the rest stays to be shown or assumed.
 
-Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py; timm/layers: adaptive_avgmax_pool.py.
+Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py, container.py.
 """
 
 from __future__ import annotations
@@ -49,17 +49,30 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 # The figures with which an activation is the one that is known by its name.
 _USUAL_FIGURES = {"ELU": {"alpha": 1.0}, "Softplus": {"beta": 1.0, "threshold": 20.0}}
 _OTHER_ACTIVATIONS = frozenset({"CELU", "RReLU", "PReLU", "Softsign", "Hardtanh", "Hardsigmoid", "LogSigmoid", "GLU"})
-_IDLE = frozenset({"Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath"})
-_TIMM_POOLS = {"avg": "mean", "max": "max", "avgmax": "average-of-both", "catavgmax": "mean-max"}
+_IDLE = frozenset({"Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "Flatten"})
+_ENDS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log-softmax"}
 
 
 def stated(_description: Node, _shown: str) -> Record:
-    """Nothing before it is known which of the file's modules are the net's; see `traits_of`."""
+    """Nothing before it is known which of the file's modules are the net's; see `built`."""
     return Record()
 
 
-def traits_of(description: Node, roles: Mapping[str, str], shown: str) -> dict[str, Any]:
-    """The traits of a net that its modules state.
+@dataclass(frozen=True)
+class Built:
+    """What the modules of a model state of its net.
+
+    Attributes:
+        traits: The traits of the body and the head.
+        before: Paths of modules that prepare the image, in order.
+    """
+
+    traits: Mapping[str, Any]
+    before: tuple[str, ...] = ()
+
+
+def built(description: Node, roles: Mapping[str, str], shown: str) -> Built:
+    """What a net's modules, and those around it that run in order, state.
 
     Args:
         description: The tree of the file's modules, as `formats.pth.modules` makes it.
@@ -71,16 +84,25 @@ def traits_of(description: Node, roles: Mapping[str, str], shown: str) -> dict[s
     """
     paths = {role.rpartition(".")[0]: name.rpartition(".")[0] for role, name in roles.items()}
     net = _Net(description, paths, shown)
-    if not all(net.node(paths[layer]) for layer in ("stem.conv", "stem.conv1") if layer in paths):
-        return {}  # a state dict beside the model
-    return {
+    if not net.node(net.stem):
+        return Built({})  # a state dict beside the model
+    traits = {
         **net.epsilon(),
         **net.convolutions(),
         **net.stem_pool(),
         **net.activations(),
         **net.transitions(),
         **net.pool(),
+        **net.end(),
     }
+    return Built(traits, tuple(net.before()))
+
+
+def attributes(description: Node, path: str) -> Node:
+    """What the module at a path says of itself."""
+    node = _Net(description, {}, "").node(path)
+    found: Node = node["attributes"] if node else {}
+    return found
 
 
 def _class(node: Node) -> str:
@@ -127,6 +149,51 @@ class _Net:
         paths = list(self.leaves(_common(first, last)))
         start, end = ([n for n, (path, _) in enumerate(paths) if _is_within(path, each)] for each in (first, last))
         return [(path, node) for path, node in paths[start[0] : end[0]] if path != first] if start and end else []
+
+    @property
+    def stem(self) -> str:
+        """The path of the first convolution."""
+        return self.paths.get("stem.conv") or self.paths["stem.conv1"]
+
+    def around(self, path: str) -> Iterator[tuple[Node, str, list[str]]]:
+        """The containers that a module is in, innermost first: each with its path and those of its modules."""
+        while path:
+            path = path.rpartition(".")[0]
+            node = self.node(path)
+            if node and node["class"]:
+                yield node, path, [f"{path}.{name}" if path else name for name in node["modules"]]
+
+    def before(self) -> list[str]:
+        """The paths of what runs before the stem and prepares the image."""
+        found: list[str] = []
+        for node, _, within in self.around(self.stem):
+            place = next(n for n, path in enumerate(within) if _is_within(self.stem, path))
+            if node["class"] in SEQUENTIAL:
+                found = [path for path in within[:place] if not self._is_idle(path)] + found
+            elif odd := [path for path in within if "normaliz" in _class(self.node(path) or node).lower()]:
+                raise self.refuse(odd[0], "may prepare the image before the net")
+        return found
+
+    def end(self) -> dict[str, Any]:
+        """What runs behind the classifier: the last activation, and nothing else that computes."""
+        last = self.paths.get(CLASSIFIER) or max(
+            (path for path in self.paths if path.startswith("head.dense")), default=""
+        )
+        behind: list[str] = []
+        for node, _, within in self.around(last):
+            if node["class"] in SEQUENTIAL:
+                place = next(n for n, path in enumerate(within) if _is_within(last, path))
+                behind += [path for path in within[place + 1 :] if not self._is_idle(path)]
+        names = [_class(self.node(path) or {"class": ""}) for path in behind]
+        if not behind:
+            return {}
+        if len(behind) > 1 or names[0] not in _ENDS:
+            odd = next(path for path, name in zip(behind, names, strict=True) if name not in _ENDS or len(behind) > 1)
+            raise self.refuse(odd, "stands behind the classifier")
+        return {"head_activation": _ENDS[names[0]]}
+
+    def _is_idle(self, path: str) -> bool:
+        return all(_class(node) in _IDLE for _, node in self.leaves(path))
 
     def refuse(self, path: str, why: str) -> LayoutError:
         """The error that names a module."""
