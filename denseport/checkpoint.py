@@ -89,6 +89,7 @@ class Checkpoint:
         description: What stands beside the weights and describes their net, as plain JSON data; or empty.
         described_by: Whose description it is: `keras`, a model's configuration; `timm` or `keras-hub`, JSON objects by
             the names of their files; or "".
+        paths: Where the file has each layer, by the layer's name, where Keras loads by such paths and not by names.
         nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
     """
 
@@ -100,6 +101,7 @@ class Checkpoint:
     wrapper: str = ""
     others: tuple[str, ...] = ()
     nameless: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
     backend: str = ""
     description: Mapping[str, Any] = field(default_factory=dict)
     described_by: str = ""

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from densenets import SMALL, canonical_weights, equal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from test_layouts import checkpoint, spelled
 
 import denseport
-from denseport import LayoutError, formats, text
+from denseport import FormatError, LayoutError, formats, text
 from denseport.checkpoint import Tensor
 from denseport.layouts import Detection, detect, to_canonical
 from denseport.terminal import Row
@@ -223,6 +224,39 @@ def test_the_way_that_a_message_names_leads_to_the_net(tmp_path: Path) -> None:
     denseport.convert(path, target, verify=False, from_layout=layout, net="q", head="drop")
     with formats.read(target) as written:
         assert equal({name: tensor.read() for name, tensor in written.tensors.items()}, BODY)
+
+
+def keras_file(path: Path) -> Path:
+    arrays = spelled(NET, "keras-applications")
+    formats.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, path, "h5")
+    return path
+
+
+def test_names_of_keras_that_contradict_the_paths_it_loads_by_are_refused(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "a.weights.h5")
+    assert denseport.inspect(path).problem == ""
+    swap = {"conv2_block1_1_bn": "conv2_block2_1_bn", "conv2_block2_1_bn": "conv2_block1_1_bn"}
+    with h5py.File(path, "r+") as file:
+        for layer in file["layers"].values():
+            layer["vars"].attrs["name"] = swap.get(name := layer["vars"].attrs["name"], name)
+    with pytest.raises(
+        LayoutError,
+        match=r"/layers/batch_normalization_4 is named conv2_block1_1_bn: .* save the model again",
+    ):
+        denseport.convert(path, tmp_path / "b.pth", verify=False)
+
+
+@pytest.mark.parametrize(("layer", "first", "second"), [("bn", "gamma", "beta"), ("predictions", "kernel", "bias")])
+def test_weights_in_another_order_than_keras_loads_them_are_refused(
+    layer: str, first: str, second: str, tmp_path: Path
+) -> None:
+    path = keras_file(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        names = [*file[layer].attrs["weight_names"]]
+        names[0], names[1] = names[1], names[0]
+        file[layer].attrs["weight_names"] = np.array(names)
+    with pytest.raises(FormatError, match=rf"layer {layer} lists {second}, {first}.*would load as {first}, {second}"):
+        denseport.convert(path, tmp_path / "b.pth", verify=False)
 
 
 PARTS_OF_NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)

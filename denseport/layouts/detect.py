@@ -21,6 +21,7 @@ from denseport.layouts.descriptions import keras
 from denseport.layouts.descriptions.net import DescribedNet
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.match import Detection, MisfitError, match
+from denseport.layouts.order import refuse_other_order
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
 from denseport.layouts.search import Attempt, Found
@@ -74,13 +75,17 @@ def detect(
         )
     drop_head = head == "drop"
     if net in (None, ROOT) and (whole := _described_net(checkpoint, drop_head=drop_head)):
-        return as_shown(detect_described(checkpoint, whole, layout, traits, drop_head=drop_head), checkpoint)
+        detection = detect_described(checkpoint, whole, layout, traits, drop_head=drop_head)
+        refuse_other_order(checkpoint, detection)
+        return as_shown(detection, checkpoint)
     said: Said = {"file": described.traits, "option": traits}
     refuse_contradiction(said, checkpoint.label)
     search = _Search(checkpoint, said, drop_head, net)
     for candidates in _candidates(checkpoint, layout, recorded):
         if found := search.nets(candidates):
-            return as_shown(as_built(search.completed(_only(found, checkpoint)), checkpoint), checkpoint)
+            detection = as_built(search.completed(_only(found, checkpoint)), checkpoint)
+            refuse_other_order(checkpoint, detection)
+            return as_shown(detection, checkpoint)
     raise search.no_match(asked=layout is not None)
 
 

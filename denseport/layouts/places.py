@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from denseport.errors import listed
+from denseport.errors import listed, quoted
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import Template, outline
 from denseport.net.graph import CLASSIFIER
@@ -115,5 +115,7 @@ def branches(names: Collection[str], limit: int = 8) -> str:
     grouped: dict[str, list[str]] = {}
     for name in names:
         grouped.setdefault(common + re.split("[./]", name.removeprefix(common))[0], []).append(name)
+    if len(grouped) > limit and common:
+        return f"{quoted(common[:-1])} ({len(names):,} tensors)"
     told = (f"{branch} ({len(own):,} tensors)" if len(own) > 1 else own[0] for branch, own in grouped.items())
     return listed(told, limit)

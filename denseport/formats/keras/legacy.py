@@ -31,7 +31,7 @@ from denseport.formats.keras import (
     write_metadata,
     write_names,
 )
-from denseport.formats.keras.weights import BARE_NORM
+from denseport.formats.keras.weights import BARE_NORM, NORM
 from denseport.metadata import H5_ATTRIBUTE
 
 LAYERS = "layer_names"
@@ -42,6 +42,9 @@ MODEL_WEIGHTS = "model_weights"
 MODEL_CONFIG = "model_config"
 # A group beside those of the layers, for variables that belong to the model itself.
 TOP_LEVEL = "top_level_model_weights"
+# Keras loads a layer's weights by their order, which is this, whatever they are called.
+IN_ORDER = (("kernel", "bias"), ("W", "b"), NORM, ("gamma", "beta", "running_mean", "running_std"))
+PARAMETER = re.compile(r"(.*?)[/_]?(kernel|bias|gamma|beta|(?:moving|running)_(?:mean|variance|std)|(?<=_)[Wb])")
 # What a file says of itself: in the manner of Keras 3, whose weight names carry no `:0`.
 FIRST_KERAS_3 = "3.0.0"
 
@@ -171,6 +174,7 @@ def _datasets(file: File, tree: Group, version: str) -> dict[str, Dataset]:
             raise file.broken(f"layer {quoted(layer)} holds {listed(group.links, 3)} but has no attribute {WEIGHTS}")
         stored = read_names(group, WEIGHTS)
         full = [name.removesuffix(":0") for name in stored]
+        _refuse_other_order(file, layer, full)
         short = full if layer == TOP_LEVEL else list(_short_names(layer, full, version))
         found += zip(short, full, (group.dataset(name) for name in stored), strict=True)
     # Two nested models may have inner layers of one name: then the longer names tell them apart, or nothing does.
@@ -185,6 +189,21 @@ def _datasets(file: File, tree: Group, version: str) -> dict[str, Dataset]:
             )
         datasets[name] = dataset
     return datasets
+
+
+def _refuse_other_order(file: File, layer: str, weights: list[str]) -> None:
+    """Refuses a layer whose weights are listed in another order than their names say, since Keras goes by the order."""
+    listed_of: dict[str, list[str]] = {}
+    for weight in weights:
+        if named := PARAMETER.fullmatch(weight):
+            listed_of.setdefault(named[1], []).append(named[2])
+    for parameters in listed_of.values():
+        order = next((each for each in IN_ORDER if set(parameters) <= set(each)), tuple(parameters))
+        if parameters != (right := sorted(parameters, key=order.index)):
+            raise file.refused(
+                f"layer {quoted(layer)} lists {listed(parameters)}, which Keras would load as {listed(right)}",
+                f"put its {WEIGHTS} in that order where the names are right, or save the model again",
+            )
 
 
 def _short_names(layer: str, weights: list[str], version: str) -> Iterator[str]:

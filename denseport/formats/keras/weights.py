@@ -109,6 +109,7 @@ def read_parts(parts: Sequence[tuple[File, Group]]) -> tuple[Checkpoint, frozens
         path=file.path,
         others=tuple(others),
         nameless=nameless,
+        paths=paths,
         close=file.close,
     )
     return checkpoint, frozenset(path.strip("/") for path in paths.values())
