@@ -16,8 +16,9 @@ from denseport.options import Framework, Predicting, valid
 from denseport.preprocessing import Preprocessing
 from denseport.presets.preset import class_names
 from denseport.requirements import keras_backend, require_keras, require_torch
+from denseport.running import whole_models
 from denseport.running.images import ImageSet, given
-from denseport.running.request import OUTPUTS, Pass, Request
+from denseport.running.request import OUTPUTS, Pass, Request, ran_by
 from denseport.running.workers import Progress, Workers, results_folder
 from denseport.source import Source
 
@@ -39,10 +40,17 @@ class RankedClass:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a net sees in one image: its classes, the most probable first."""
+    """What a net sees in one image.
+
+    Attributes:
+        image: The image.
+        classes: The net's classes, the most probable first.
+        ran: Whose model ran the file, in words.
+    """
 
     image: str
     classes: tuple[RankedClass, ...]
+    ran: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -64,7 +72,9 @@ def predict(
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> tuple[Prediction, ...]:
-    """The most probable classes of images, by the twin of a file in a process of its own.
+    """The most probable classes of images, in a process of its own.
+
+    Where Keras runs a file that holds a whole model, it runs that model, else denseport's twin.
 
     Args:
         file: Weights in any format, or the name of a preset.
@@ -95,7 +105,7 @@ def predict(
     with Source.named(file, layout, net=net, traits=stated) as source:
         source.require_decided()
         run = Pass(OUTPUTS, str(source.path), str(source.shown), source.detection, source.detection.config)
-        config, default = run.config, source.preprocessing
+        config, default, checkpoint = run.config, source.preprocessing, source.checkpoint
         classes = classes or (source.preset.classes if source.preset else None)
     if config.num_classes is None:
         raise UsageError(
@@ -103,14 +113,17 @@ def predict(
         )
     names = class_names(classes, config.num_classes) if classes else ("",) * config.num_classes
     paths = [Path(image) for image in images]
-    sets = [given(image, config, preprocess, default)[0] for image in paths]
+    size = whole_models.image_size(checkpoint.description)
+    sets = [given(image, config, preprocess, default, size)[0] for image in paths]
+    model, reason = whole_models.choice(checkpoint, framework, sets)
     shown = [name for image, images_of in zip(paths, sets, strict=True) for name in _shown(image, images_of)]
-    logits = _run(framework, run, sets, device, progress, workers)
+    run = dataclasses.replace(run, model=model, reason=reason)
+    logits, ran = _run(framework, run, sets, device, progress, workers)
     for image, row in zip(shown, logits, strict=True):
         if not np.isfinite(row).all():
             raise VerificationError(f"{run.shown}: gives NaN or Inf for {quoted(image, 300)}; inspect the file")
     return tuple(
-        Prediction(image, _first(_probabilities(row, config.traits.head_activation), names, top))
+        Prediction(image, _first(_probabilities(row, config.traits.head_activation), names, top), ran)
         for image, row in zip(shown, logits, strict=True)
     )
 
@@ -129,8 +142,8 @@ def _run(
     device: str,
     progress: Progress | None,
     workers: Workers | None,
-) -> np.ndarray:
-    """The logits (N, C) of all images, float32."""
+) -> tuple[np.ndarray, str]:
+    """The logits (N, C) of all images, float32; and whose model gave them, in words."""
     with results_folder() as folder:
         request = Request(
             framework=framework,
@@ -142,9 +155,10 @@ def _run(
             folder=str(folder),
         )
         with nullcontext(workers) if workers else Workers() as processes:
-            processes.run([request], progress)
+            (reply,) = processes.run([request], progress)
         with np.load(request.outputs(OUTPUTS)) as outputs:
-            return np.concatenate(list(outputs.values()))
+            logits = np.concatenate(list(outputs.values()))
+    return logits, ran_by(reply["model"], reply["reason"])
 
 
 def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:

@@ -110,15 +110,17 @@ def difference(report: Difference) -> list[Part]:
 
 
 def predictions(every: Iterable[Prediction]) -> list[Part]:
-    """The most probable classes of each image."""
-    return [
+    """The most probable classes of each image, and what ran the net."""
+    predicted = list(every)
+    tables = [
         Table(
             (),
             [(f"{each.probability:7.2%}", f"{each.index:>5}", quoted(each.name)) for each in prediction.classes],
             title=quoted(prediction.image, 300),
         )
-        for prediction in every
+        for prediction in predicted
     ]
+    return [*tables, *[Row("ran", ran) for ran in dict.fromkeys(each.ran for each in predicted if each.ran)]]
 
 
 def presets(every: Iterable[Preset]) -> list[Part]:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -96,8 +96,7 @@ def test_a_mistake_that_both_twins_share_shows(models: Path, tmp_path: Path, wor
 
 def test_saturated_probabilities_hide_nothing(models: Path, tmp_path: Path, workers: Workers) -> None:
     """Behind a softmax these outputs are 0 and 1, whatever the weights are."""
-    with np.load(models / "saturated.npz") as arrays:
-        assert set(arrays["y"].round(6).ravel()) == {0, 1}
+    assert set(np.load(models / "saturated.npy").round(6).ravel()) == {0, 1}
     other = tmp_path / "b.safetensors"
     denseport.convert(models / "saturated.keras", other, verify=False)
     tensors = load_file(other)
@@ -132,7 +131,7 @@ def test_the_target_is_run_by_keras_where_it_holds_a_model(models: Path, tmp_pat
     report = converted(tmp_path / "a.h5", tmp_path / "c.keras", workers)
     assert (report.a.framework, report.b.framework, report.b.ran) == ("torch", "keras", IN_THE_FILE)
     report = converted(models / "nested.keras", tmp_path / "d.keras", workers)
-    assert report.b.ran == "denseport's twin, since Keras runs the other file"
+    assert report.b.ran == "denseport's twin, since only Keras runs the model in the file"
 
 
 def test_a_model_that_keras_refuses_is_run_by_the_twin_and_that_is_said(
@@ -209,3 +208,22 @@ def test_noise_of_one_free_side_varies_there_alone() -> None:
     assert [each.shape for each in sets] == [(2, 64, 224, 3), (2, 64, 225, 3), (1, 64, 197, 3)]
     assert all(each.is_of((64, None)) for each in sets)
     assert not sets[0].is_of((32, None))
+
+
+@pytest.mark.parametrize(
+    "layer", [{"class_name": "Permute", "config": {}}, {"class_name": "Conv2D", "data_format": "channels_first"}]
+)
+def test_images_whose_channels_come_first_are_not_given_to_a_model(layer: dict[str, Any]) -> None:
+    checkpoint = Checkpoint({}, format="keras", description={"config": {"layers": [layer]}}, described_by="keras")
+    assert why_not(checkpoint) == "the model in the file takes images whose channels come first"
+
+
+def test_predictions_are_those_of_the_model_in_the_file(models: Path, workers: Workers) -> None:
+    by_twin = "denseport's twin, since only Keras runs the model in the file"
+    runs: dict[Literal["torch", "keras"], str] = {"keras": IN_THE_FILE, "torch": by_twin}
+    for framework, ran in runs.items():
+        predicted = denseport.predict(models / "free.keras", [models / "free.npz"], framework, workers=workers)
+        assert {each.ran for each in predicted} == {ran}
+        assert ran in "\n".join(plain(text.predictions(predicted)))
+        shares = [[found.probability for found in sorted(each.classes, key=lambda c: c.index)] for each in predicted]
+        np.testing.assert_allclose(shares, np.load(models / "free.npy"), atol=1e-6)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from denseport.errors import VerificationError, figure, limit, listed, quoted
-from denseport.running.request import TWIN, WHOLE_MODEL
+from denseport.running.request import ran_by
 
 EQUAL = "equal"
 
@@ -59,9 +59,7 @@ class FrameworkRun:
     @property
     def ran(self) -> str:
         """Whose model it was, and where it was denseport's own, why."""
-        if self.model == TWIN:
-            return f"denseport's twin, since {self.reason}"
-        return "the model in the file, run by Keras" if self.model == WHOLE_MODEL else f"the model of {self.model}"
+        return ran_by(self.model, self.reason)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from denseport.layouts import Weights
 from denseport.layouts.spec import EPSILON_ROUNDING
 from denseport.net.config import DenseNetConfig, Traits
 from denseport.running import whole_models
+from denseport.running.images import ImageSet
 from denseport.running.libraries import LIBRARIES
 from denseport.running.request import TWIN, WHOLE_MODEL
 from denseport.source import Source
@@ -64,6 +65,13 @@ class Side:
     def keeps_its_traits(self) -> bool:
         """Whether it cannot run under other traits than its own."""
         return self.model != TWIN
+
+    def taking(self, images: Sequence[ImageSet]) -> Side:
+        """The side, run by what takes these images."""
+        if self.model != WHOLE_MODEL:
+            return self
+        model, reason = whole_models.choice(self.source.checkpoint, self.framework, images)
+        return replace(self, model=model, reason=reason)
 
     @property
     def image_size(self) -> tuple[int | None, ...]:
@@ -147,12 +155,11 @@ def _with_model(side: Side, libraries: dict[str, str]) -> Side:
     """The side with what runs it: a library where one is asked for, the file's own model where there is one."""
     if name := libraries.get(side.framework):
         return _with_library(side, name)
-    reason = whole_models.why_not(side.source.checkpoint)
-    if not reason and side.framework != "keras":
-        reason = "Keras runs the other file"
-    if not reason and side.source.head == "drop":
-        reason = "the model's head takes no part"
-    return replace(side, reason=reason) if reason else replace(side, model=WHOLE_MODEL)
+    model, reason = whole_models.choice(side.source.checkpoint, side.framework)
+    side = replace(side, model=model, reason=reason)
+    if model == WHOLE_MODEL and side.source.head == "drop":
+        return side.as_twin("the model's head takes no part")
+    return side
 
 
 def _with_library(side: Side, name: str) -> Side:

@@ -18,7 +18,7 @@ from denseport.parity.diagnosis import diagnose, illustrate
 from denseport.parity.report import Comparison, FrameworkRun, ParityReport
 from denseport.parity.sides import Side, both_sides
 from denseport.requirements import keras_backend, require_parity
-from denseport.running.images import ImageSet, given, noise, shown_size, training_shape
+from denseport.running.images import ImageSet, given, noise, training_shape
 from denseport.running.libraries import LIBRARIES
 from denseport.running.request import FILE_TRAITS, OUTPUTS, REFERENCE, ROUNDED_REFERENCE, TWIN, Pass, Request
 from denseport.running.workers import Progress, Workers, results_folder
@@ -154,14 +154,7 @@ def _images(sides: tuple[Side, Side], options: Comparing) -> tuple[tuple[ImageSe
         images = given(Path(inputs), config, options["preprocess"], sides[0].source.preprocessing, size)
     if config.num_classes in (None, 1):  # pooled features, or a single logit, have no largest that is a class
         images = tuple(dataclasses.replace(each, labels=None) for each in images)
-    return images, (_taking(images, sides[0]), _taking(images, sides[1]))
-
-
-def _taking(images: Sequence[ImageSet], side: Side) -> Side:
-    """The side, run by what takes images of such sizes."""
-    if all(each.is_of(side.image_size) for each in images):
-        return side
-    return side.as_twin(f"the model in the file takes images of {shown_size(side.image_size)} alone")
+    return images, (sides[0].taking(images), sides[1].taking(images))
 
 
 def _request(
@@ -189,6 +182,7 @@ def _passes(side: Side, sides: tuple[Side, Side], exact: bool) -> Iterator[Pass]
         dtype="float64" if exact else "float32",
         rounded=None if side.model in LIBRARIES else side.rounded,
         model=side.model,
+        reason=side.reason,
         tapped=looking,
     )
     yield main
@@ -246,7 +240,7 @@ def _run(side: Side, reply: dict[str, Any]) -> FrameworkRun:
         framework=side.framework,
         traits=vars(side.file_config.traits),
         origins=side.source.detection.known_as,
-        **{**reply, "reason": reply["reason"] or side.reason},
+        **reply,
     )
 
 

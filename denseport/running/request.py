@@ -19,6 +19,13 @@ BATCH = 32
 TWIN, WHOLE_MODEL = "twin", "whole-model"
 
 
+def ran_by(model: str, reason: str) -> str:
+    """Whose model ran a file, in words; where it was denseport's own, with the reason."""
+    if model == TWIN:
+        return f"denseport's twin, since {reason}"
+    return "the model in the file, run by Keras" if model == WHOLE_MODEL else f"the model of {model}"
+
+
 @dataclass(frozen=True)
 class Pass:
     """One run of all images through one net.
@@ -33,6 +40,7 @@ class Pass:
         dtype: What is computed in.
         rounded: The dtype to round the weights to first, or None.
         model: What runs the file: the `twin`; the `whole-model` that it holds; or a library's, by the library's name.
+        reason: Why it is the twin, which computes what denseport reads from the file; "" where it is not.
         tapped: Whether the net is looked into on the way.
         first_batch: Whether only the first batch of each image array is run.
     """
@@ -45,6 +53,7 @@ class Pass:
     dtype: str = "float32"
     rounded: str | None = None
     model: str = TWIN
+    reason: str = ""
     tapped: bool = False
     first_batch: bool = False
 

@@ -198,7 +198,7 @@ class Runner(ABC):
                 return Net(library.load(Path(each.file), each.config, each.dtype, each.shown), library.version())
             with formats.read(Path(each.file), shown=each.shown) as checkpoint:
                 weights = layouts.to_canonical(checkpoint, each.found).for_net(each.config)
-                reason = ""
+                reason = each.reason
                 if each.model == WHOLE_MODEL:
                     try:
                         held = whole_models.build(checkpoint, Path(each.file), weights, each.dtype, each.rounded)

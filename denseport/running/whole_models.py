@@ -4,7 +4,8 @@ A twin computes what denseport reads from a file. Where the file says how its mo
 reading has missed, before the stem, behind the features and in every trait, which two twins would share.
 
 Only a configuration that `descriptions.keras` has read as data and accepted, and that names nothing but Keras' own
-classes, is ever built; Keras' safe mode stays on. The process that builds it checks what it has read itself.
+classes, is ever built, with Keras' safe mode on. The process that builds it looks at the names once more: the file may
+have changed meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ from denseport.checkpoint import Checkpoint, dtype_of
 from denseport.errors import quoted
 from denseport.layouts import Weights
 from denseport.layouts.frameworks import KERAS
+from denseport.running.images import ImageSet, shown_size
 from denseport.running.libraries import keras_computing_in
+from denseport.running.request import TWIN, WHOLE_MODEL
 
 if TYPE_CHECKING:
     import keras
@@ -62,12 +65,28 @@ def why_not(checkpoint: Checkpoint) -> str:
     """Why there is no model in a file that Keras could build, or ""."""
     if checkpoint.described_by != "keras" or checkpoint.format not in SUFFIXES:
         return "the file holds weights alone"
-    foreign = next(_foreign(checkpoint.description), "")
-    return f"the model in the file holds {quoted(foreign)}, which is not Keras' own" if foreign else ""
+    for stated in _objects(checkpoint.description):
+        kind = stated.get("class_name")
+        if isinstance(kind, str) and not _is_keras(kind, stated):
+            named = quoted(f"{stated.get('module') or ''}.{kind}".lstrip("."))
+            return f"the model in the file holds {named}, which is not Keras' own"
+        if kind == "Permute" or stated.get("data_format") == "channels_first":
+            return "the model in the file takes images whose channels come first"
+    return ""
 
 
-def _foreign(config: object) -> Iterator[str]:
-    """What a configuration names beside Keras' own classes and activations."""
+def choice(checkpoint: Checkpoint, framework: str, images: Sequence[ImageSet] = ()) -> tuple[str, str]:
+    """What runs a file on images in a framework, as `Pass.model` has it; and why it is the twin, or ""."""
+    reason, size = why_not(checkpoint), image_size(checkpoint.description)
+    if not reason and framework != "keras":
+        reason = "only Keras runs the model in the file"
+    if not reason and not all(each.is_of(size) for each in images):
+        reason = f"the model in the file takes images of {shown_size(size)} alone"
+    return (TWIN, reason) if reason else (WHOLE_MODEL, "")
+
+
+def _objects(config: object) -> Iterator[Mapping[str, Any]]:
+    """Every object within a configuration."""
     pending = [config]
     while pending:
         value = pending.pop()
@@ -75,9 +94,7 @@ def _foreign(config: object) -> Iterator[str]:
             pending += value
         elif isinstance(value, dict):
             pending += value.values()
-            kind = value.get("class_name")
-            if isinstance(kind, str) and not _is_keras(kind, value):
-                yield f"{value.get('module') or ''}.{kind}".lstrip(".")
+            yield value
 
 
 def _is_keras(kind: str, stated: Mapping[str, Any]) -> bool:
@@ -117,10 +134,8 @@ def build(checkpoint: Checkpoint, file: Path, weights: Weights, dtype: str, roun
 
     Raises:
         CannotBuildError: Keras refuses the configuration or the weights.
-        LayoutError: The configuration is none of a DenseNet's.
         UsageError: The dtype is float64 and Keras runs on another backend than TensorFlow.
     """
-    layouts.descriptions.stated(checkpoint)
     if reason := why_not(checkpoint):
         raise CannotBuildError(reason)
     try:

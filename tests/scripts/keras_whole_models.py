@@ -1,4 +1,4 @@
-"""`FOLDER`: saves small whole models as people build them, each beside its `NAME.npz` of images `x` and outputs `y`."""
+"""`FOLDER`: saves small whole models as people build them, with `NAME.npz` of `images` and `NAME.npy` of outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def save(name, model, scale=1.0, suffixes=(".keras", ".h5")):
         if isinstance(layer, layers.Dense):
             layer.set_weights([values * scale for values in layer.get_weights()])
     images = random.normal(0, 1, (2, *(side or 64 for side in model.input_shape[1:3]), 3)).astype("float32")
-    np.savez(folder / f"{name}.npz", x=images, y=np.asarray(model(images, training=False)))
+    np.savez(folder / f"{name}.npz", images=images)
+    np.save(folder / f"{name}.npy", np.asarray(model(images, training=False)))
     for suffix in suffixes:
         model.save(folder / f"{name}{suffix}")
 
