@@ -14,7 +14,7 @@ from denseport import files, formats, layouts
 from denseport.atomic import replacing
 from denseport.checkpoint import dtype_of
 from denseport.errors import UsageError
-from denseport.layouts import Layout, Weights
+from denseport.layouts import Layout, Weights, sequential
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
@@ -139,7 +139,8 @@ def converted(
         with _read_again(plan, layout, path) as written:
             files.confirm(*content, written.checkpoint if written else None)
             source.check_unchanged()
-            report = _report(weights, layout, [*notes, *more], plan, len(tensors))
+            notes = [*notes, *more, *sequential.notes(weights.config, layout, framework)]
+            report = _report(weights, layout, notes, plan, len(tensors))
             if processes is not None and written is not None:
                 report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))
     report = dataclasses.replace(report, seconds=time.perf_counter() - started)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from denseport.errors import FormatError, LayoutError, quoted
 from denseport.preprocessing import Preprocessing
@@ -19,8 +19,10 @@ from denseport.preprocessing import Preprocessing
 H5_ATTRIBUTE = "denseport"
 ZIP_RECORD = "extra/denseport.json"
 
+Layer = TypeVar("Layer")
+
 FORMAT, LAYOUT, VARIANT, SOURCE, TRAITS = "format", "layout", "variant", "source_sha256", "traits"
-COUNTERS, PREPROCESSING = "num_batches_tracked", "preprocessing"
+COUNTERS, PREPROCESSING, HEAD = "num_batches_tracked", "preprocessing", "head"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Record:
         counters: The steps that normalisations have counted, where the file has no tensors for them: one number for
             all, or one for each by its canonical name.
         preprocessing: How images are prepared, or None.
+        head: The fields of each layer of a head of several.
     """
 
     layout: str = ""
@@ -45,6 +48,7 @@ class Record:
     source_sha256: str = ""
     counters: int | Mapping[str, int] = 0
     preprocessing: Preprocessing | None = None
+    head: Sequence[Mapping[str, Any]] = ()
 
     def strings(self) -> dict[str, str]:
         """The same as metadata of a file; nothing stands for what is not known."""
@@ -56,6 +60,7 @@ class Record:
             TRAITS: json.dumps(dict(self.traits)) if self.traits else "",
             COUNTERS: json.dumps(self.counters) if self.counters else "",
             PREPROCESSING: json.dumps(self.preprocessing.to_dict()) if self.preprocessing else "",
+            HEAD: json.dumps(list(self.head)) if self.head else "",
         }
         return {key: text for key, text in strings.items() if text}
 
@@ -79,6 +84,24 @@ def recorded_traits(
             "source"
         ) from None
     return traits
+
+
+def recorded_head(
+    metadata: Mapping[str, str], layout: str, shown: str | Path, make: Callable[..., Layer]
+) -> list[Layer]:
+    """The layers of a head of several that were recorded with a layout; none where it was another one.
+
+    Raises:
+        LayoutError: They are not such that `make` can be called with the fields of each.
+    """
+    if metadata.get(LAYOUT) != layout or HEAD not in metadata:
+        return []
+    try:
+        return [make(**fields) for fields in json.loads(metadata[HEAD])]
+    except (ValueError, TypeError, RecursionError, LayoutError) as error:
+        raise LayoutError(
+            f"{shown}: the recorded head is none of a DenseNet: {quoted(error)}; write the file again from its source"
+        ) from None
 
 
 def recorded_counters(metadata: Mapping[str, str], norms: Collection[str], shown: str | Path) -> dict[str, int]:

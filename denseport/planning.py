@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from denseport.errors import LayoutError, UsageError, listed
 from denseport.layouts import Layout, Weights, descriptions, find_layout
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
-from denseport.metadata import COUNTERS, PREPROCESSING, Record, recorded_preprocessing
+from denseport.metadata import COUNTERS, HEAD, PREPROCESSING, Record, recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.options import DEFAULT_LAYOUT, Comparing, Converting, among, needing_verify
 from denseport.preprocessing import find_preprocessing
@@ -154,7 +155,7 @@ def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan
     """
     config, source = weights.config, plan.source
     unstated = layout.traits_of(config).keys() - descriptions.STATED.get(plan.format.name, frozenset())
-    kept = {key: text for key, text in source.checkpoint.metadata.items() if key != COUNTERS}
+    kept = {key: text for key, text in source.checkpoint.metadata.items() if key not in (COUNTERS, HEAD)}
     # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
     of_photographs = config.in_channels == 3 and config.dimensions == 2
     images = source.preprocessing if of_photographs and PREPROCESSING not in kept else None
@@ -165,6 +166,7 @@ def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan
         variant=config.variant,
         source_sha256=source.sha256,
         counters=0 if framework.counter and layout.counters else counters_to_record(weights),
+        head=[dataclasses.asdict(layer) for layer in config.head_layers],
         preprocessing=None if images == find_preprocessing("none") else images,
     )
     return {**kept, **record.strings()}

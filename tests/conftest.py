@@ -43,6 +43,7 @@ QUICK = (
     "test_files.py",
     "test_formats.py",
     "test_h5_hostile.py",
+    "test_heads.py",
     "test_keras_weights.py",
     "test_layout_reference.py",
     "test_layouts.py",

@@ -176,7 +176,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named_at_once() -> Non
 )
 def test_a_missing_stem_is_named_with_all_else_that_is_missing(layout: str, stem: str) -> None:
     arrays = spelled(PLAIN, layout)
-    first, last = next(iter(arrays)), list(arrays)[-1]
+    first, last = next(iter(arrays)), [name for name in arrays if name.endswith("_mean")][-1]
     assert first.startswith(stem)
     del arrays[first], arrays[last]
     with pytest.raises(LayoutError, match=rf"closest: {layout} .*: missing keys {first}, {last};"):
@@ -242,9 +242,7 @@ def test_at_most_twenty_names_are_listed_and_the_rest_counted() -> None:
     assert len(str(caught.value)) < 3000
 
 
-@pytest.mark.parametrize(
-    "gone", ["features.norm5", "features.norm0", "classifier.bias", "features.denseblock2.denselayer1"]
-)
+@pytest.mark.parametrize("gone", ["features.norm5", "features.norm0", "features.denseblock2.denselayer1"])
 def test_what_a_layout_must_have_is_missed_and_not_explained_away(gone: str) -> None:
     arrays = spelled(PLAIN, "torchvision")
     kept = {name: array for name, array in arrays.items() if not name.startswith(gone)}
@@ -340,7 +338,7 @@ def test_a_detection_says_where_its_traits_come_from() -> None:
     found = detect(checkpoint(arrays, metadata=metadata))
     assert found.config.traits.padding == "same"
     assert found.origins["padding"] == "metadata"
-    assert found.assumed == ("epsilon", "stem_stride", "stem_pool", "concatenation", "final_activation")
+    assert set(found.assumed) == TRAIT_NAMES - {"padding", "head_activation"}
     assert detect(checkpoint(spelled(PLAIN, "torchvision"))).assumed == ()
 
 

@@ -121,7 +121,7 @@ PARTS: dict[str, tuple[Arrays, str]] = {
         below("model.", WHOLE) | {"classifier.add_block.0.weight": zeros(7, NET.features)},
         r"add_block\.0\.weight reads as many values as its body gives.*--net model$",
     ),
-    "a classifier that is a convolution": (BODY | {"classifier.weight": zeros(5, NET.features, 1, 1)}, "classifier"),
+    "a classifier that is a convolution": (BODY | {"classifier.weight": zeros(5, NET.features, 3, 3)}, "classifier"),
 }
 
 
@@ -211,7 +211,7 @@ def test_the_way_that_a_message_names_leads_to_the_net(tmp_path: Path) -> None:
     def renamed(arrays: Arrays) -> Arrays:
         return {re.sub(r"denseblock(\d)\.denselayer(\d)", r"b\1.l\2", name): array for name, array in arrays.items()}
 
-    arrays = below("q.", renamed(BODY)) | {"q.mlp.0.weight": zeros(7, NET.features)} | below("k.", renamed(OTHER))
+    arrays = below("q.", renamed(BODY)) | {"q.mlp.0.weight": zeros(7, NET.features + 1)} | below("k.", renamed(OTHER))
     path, target, layout = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "mine.toml"
     formats.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, path, "safetensors")
     with pytest.raises(LayoutError, match="denseport layouts derive"):

@@ -19,7 +19,7 @@ from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.layouts.traits import Said, refuse_contradiction
-from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.config import DenseNetConfig
 from denseport.net.graph import graph, sizes
 
 Shape = tuple[int, ...]
@@ -89,20 +89,10 @@ def detect_described(
 
 def _refuse_what_would_be_lost(config: DenseNetConfig, label: str) -> None:
     """Refuses nets with something that no file that is written could hold."""
-    usual, traits = Traits(), config.traits
-    lost = {
-        "what is made of the image before the first convolution": config.inputs is not None,
-        "a head of several layers": config.head_layers,
-        "a classifier without a bias": not config.classifier_bias,
-        f"global pool {traits.head_pool}": traits.head_pool != usual.head_pool,
-        f"activation {traits.activation}": traits.activation != usual.activation,
-        "transitions without activation": traits.transition_activation != usual.transition_activation,
-        f"stem pool {traits.stem_pool}": traits.stem_pool == "max-2",
-        f"stem strides {traits.stem_stride}": not isinstance(traits.stem_stride, int),
-    }
-    if found := [what for what, holds in lost.items() if holds]:
+    if config.inputs is not None:
         raise LayoutError(
-            f"{label}: the model has {' and '.join(found)}, which would be lost; build one without, and save it again"
+            f"{label}: the model has layers that change the image before the first convolution, which would be lost; "
+            "build one without, and save it again"
         )
 
 
@@ -178,9 +168,13 @@ class _Described(Attempt):
             raise self.misfit(f"{len(net.inputs.order)} channels are made of the image, and the stem takes {stem}")
         return config.replace(inputs=net.inputs, head_shape=self._map(config) if net.flattened else ())
 
-    def take_head(self, _: DenseNetConfig) -> str:
+    def take_head(self, _groups: Groups, config: DenseNetConfig, _said: Said) -> DenseNetConfig:
         """No layer is left over that could be the head: the description names it."""
-        return ""
+        return config
+
+    def with_pools(self, config: DenseNetConfig, **_: bool) -> DenseNetConfig:
+        """The description says what the head takes."""
+        return config
 
     def drop_strangers(self) -> None:
         """Leaves out every layer that the description has no place for."""

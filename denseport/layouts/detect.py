@@ -20,14 +20,15 @@ from denseport.layouts.described import detect_described, figures
 from denseport.layouts.descriptions import keras
 from denseport.layouts.descriptions.net import DescribedNet
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
-from denseport.layouts.match import Detection, MisfitError, match
+from denseport.layouts.match import JOINED, Detection, MisfitError, match
 from denseport.layouts.order import refuse_other_order
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
 from denseport.layouts.search import Attempt, Found
 from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import Layout
-from denseport.layouts.traits import Said, refuse_contradiction
+from denseport.layouts.traits import Said, refuse_contradiction, refuse_idle
+from denseport.net.config import Traits
 
 # The keys under which training scripts and libraries look for a state dict among other things.
 WRAPPERS = ("state_dict", "model_state_dict")
@@ -76,17 +77,37 @@ def detect(
     drop_head = head == "drop"
     if net in (None, ROOT) and (whole := _described_net(checkpoint, drop_head=drop_head)):
         detection = detect_described(checkpoint, whole, layout, traits, drop_head=drop_head)
-        refuse_other_order(checkpoint, detection)
-        return as_shown(detection, checkpoint)
+        return _settled(detection, checkpoint, traits, drop_head=drop_head)
     said: Said = {"file": described.traits, "option": traits}
     refuse_contradiction(said, checkpoint.label)
     search = _Search(checkpoint, said, drop_head, net)
     for candidates in _candidates(checkpoint, layout, recorded):
         if found := search.nets(candidates):
             detection = as_built(search.completed(_only(found, checkpoint)), checkpoint)
-            refuse_other_order(checkpoint, detection)
-            return as_shown(detection, checkpoint)
+            return _settled(detection, checkpoint, traits, drop_head=drop_head)
     raise search.no_match(asked=layout is not None)
+
+
+def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, Any], *, drop_head: bool) -> Detection:
+    """A detection with what the weights show, held against the names in the file and against what the user states.
+
+    Raises:
+        LayoutError: One contradicts the other, or the order of joined pools would be a guess.
+    """
+    refuse_other_order(checkpoint, detection)
+    found = as_shown(detection, checkpoint)
+    if not drop_head:
+        refuse_idle(traits, found.config, checkpoint.label)
+    if found.known_as["head_pool"] != "assumed" or found.config.traits.head_pool not in JOINED:
+        return found
+    if drop_head:
+        usual = found.layout.traits_of(found.config).get("head_pool", Traits().head_pool)
+        return replace(found, config=found.config.replace(head_pool=usual))
+    raise LayoutError(
+        f"{checkpoint.label}: its head takes {2 * found.config.features:,} features, twice those of the last map: the "
+        "mean and the maximum joined, in an order that nothing shows; give --trait head_pool=mean-max or --trait "
+        "head_pool=max-mean"
+    )
 
 
 @dataclass(frozen=True)

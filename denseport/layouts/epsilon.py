@@ -7,7 +7,6 @@ import numpy as np
 from denseport.layouts.match import Detection
 from denseport.net.weights import Weights
 
-KERAS_DEFAULT = 1e-3
 # What two epsilons may do to the outputs, relative, where it does not matter which of them it is.
 IMMATERIAL = 1e-6
 
@@ -18,10 +17,10 @@ def in_question(found: Detection) -> tuple[float, ...]:
     Layers that Keras has numbered are those of any code. Where the stem has a name, that tells the code base.
     """
     numbered = found.layout.numbered and "stem" not in found.layout.numbered
-    own = found.config.traits.epsilon
-    if not numbered or found.known_as["epsilon"] != "assumed" or own == KERAS_DEFAULT:
+    own, default = found.config.traits.epsilon, found.framework.epsilon
+    if not numbered or found.known_as["epsilon"] != "assumed" or own == default:
         return ()
-    return own, KERAS_DEFAULT
+    return own, default
 
 
 def effect(weights: Weights, one: float, other: float) -> float:

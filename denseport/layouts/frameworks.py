@@ -32,6 +32,7 @@ class Framework:
         parameters: For each kind of layer, its parameter names in the order of `graph.PARAMETERS`.
         axes: The axis letters of a kernel for each kind that has one; `*` stands for the spatial axes.
         flattened: The order in which positions (`*`) and channels (`C`) are flattened before a dense layer.
+        epsilon: The epsilon of its normalisations by default.
         counter: The name of a normalisation's step counter, or "".
         aliases: Other names under which a parameter is read, to its name in `parameters`.
         rotated: Whether kernels are turned by 180 degrees, since the framework convolves where others correlate.
@@ -43,6 +44,7 @@ class Framework:
     parameters: Mapping[Kind, tuple[str, ...]]
     axes: Mapping[Kind, str]
     flattened: str
+    epsilon: float
     counter: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
     rotated: bool = False
@@ -77,6 +79,8 @@ class Framework:
 
     def canonical_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A tensor's shape in canonical axis order."""
+        if kind == "dense" and len(shape) > 2:  # a convolution of 1x1 behind a pool
+            return self.canonical_shape("conv", shape)
         return shape if len(shape) < 2 else tuple(shape[axis] for axis in self.to_canonical(kind, len(shape)))
 
     def native_shape(self, kind: Kind, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,6 +113,7 @@ TORCH = Framework(
     parameters=PARAMETERS,
     axes=CANONICAL_AXES,
     flattened="C*",
+    epsilon=1e-5,
     counter=COUNTER,
 )
 
@@ -123,6 +128,7 @@ KERAS = Framework(
     },
     axes={"conv": "*IO", "dense": "IO"},
     flattened="*C",
+    epsilon=1e-3,
     # Keras 1's names; what it called a standard deviation has always been the variance.
     aliases={"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"},
 )

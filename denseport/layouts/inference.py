@@ -61,9 +61,10 @@ def infer_config(shapes: Mapping[str, Shape], architecture: Mapping[str, Any]) -
         transition_widths=tuple(transition_widths),
         in_channels=stems[0][1][1],
         num_classes=classifier[0] if classifier else None,
+        classifier_bias=classifier is None or "head.classifier.bias" in shapes,
         **{**present, **{fact: own for fact, own in architecture.items() if fact in present}},
     )
-    return config if classifier is None else config.replace(head_shape=_head_shape(classifier, config))
+    return config if classifier is None else config.replace(head_shape=head_shape(classifier[-1], config))
 
 
 def _block_config(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
@@ -106,9 +107,9 @@ def _width(shapes: Mapping[str, Shape], conv: str, *readers: str) -> int | None:
     return _usual(shape[name != conv and kind(name) == "conv"] for name, shape in stated.items())
 
 
-def _head_shape(classifier: Shape, config: DenseNetConfig) -> tuple[int, ...]:
+def head_shape(entering: int, config: DenseNetConfig) -> tuple[int, ...]:
     """The square map that a flattened head has seen, or () where it sees pooled features, or anything else."""
-    positions, rest = divmod(classifier[-1], config.features)
+    positions, rest = divmod(entering, config.features)
     side = round(positions ** (1 / config.dimensions))
     return (side,) * config.dimensions if not rest and side > 1 and side**config.dimensions == positions else ()
 

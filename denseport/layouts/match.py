@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,21 +11,23 @@ from typing import Any
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, misfits, quoted
 from denseport.evidence import Evidence
+from denseport.layouts import heads
 from denseport.layouts.frameworks import COUNTER, FRAMEWORKS, KERAS_ON_THEANO, Framework, Groups
-from denseport.layouts.inference import infer_config, is_possible
+from denseport.layouts.inference import head_shape, infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
 from denseport.layouts.parse import find_layout
 from denseport.layouts.places import branches
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide
-from denseport.metadata import recorded_traits
-from denseport.net.config import DenseNetConfig, Traits
-from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
+from denseport.metadata import recorded_head, recorded_traits
+from denseport.net.config import HIDDEN_NAMES, DenseNetConfig, HeadLayer, Hidden, Traits
+from denseport.net.graph import CLASSIFIER, Kind, head_layers, kind, layers, reduction, shapes
 
 Shape = tuple[int, ...]
 # What nets call the figures by which they prepare images.
 FIGURE_OF_IMAGES = re.compile(r"(^|[._/])(mean|std)$")
+JOINED = ("mean-max", "max-mean")
 # The canonical name of each layer of a file, or None where a layout has none for it.
 Named = Mapping[str, str | None]
 
@@ -44,11 +47,11 @@ class Detection:
         wrapper: Where in the file the tensors stand (`state_dict`, `model_weights`), or "".
         prefix: What stood before the names and was taken off, or "".
         instead: What the layout has there in its place (`features.`), or "".
-        head: The classifier's name in the checkpoint where the layout calls it otherwise, or "".
+        head: What the checkpoint calls the classifier where the layout calls it otherwise, or "".
+        reading: What else a user should know of how the net was read.
         findings: What the weights show that layout, file or user say otherwise, and what contradicts itself.
         evidence: All that the weights show, or None where they were not looked at; it does not cross processes.
         described: Whether the file's description says which layer is which.
-        reading: What a user should know of how that description was read.
     """
 
     layout: Layout
@@ -61,10 +64,10 @@ class Detection:
     prefix: str = ""
     instead: str = ""
     head: str = ""
+    reading: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, compare=False)
     described: bool = False
-    reading: tuple[str, ...] = ()
 
     @property
     def known_as(self) -> dict[str, str]:
@@ -75,6 +78,12 @@ class Detection:
     def assumed(self) -> tuple[str, ...]:
         """The traits that change what is computed and that neither the file nor the layout states."""
         return tuple(name for name, origin in self.origins.items() if origin == "usual" and name != "head_activation")
+
+    @property
+    def image_size(self) -> str:
+        """The size of the images whose last map a head takes flattened."""
+        sides = map(operator.mul, self.config.head_shape, reduction(self.config))
+        return "x".join(map(str, sides))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, from which another process that reads the same file need not detect again."""
@@ -99,8 +108,8 @@ class Detection:
             "framework": frameworks[tuple(plain["framework"])],
             "config": DenseNetConfig.from_dict(plain["config"]),
             "dropped": tuple(plain["dropped"]),
-            "findings": tuple(plain["findings"]),
             "reading": tuple(plain["reading"]),
+            "findings": tuple(plain["findings"]),
         }
         return cls(**{**plain, **values})
 
@@ -111,12 +120,14 @@ class Detection:
         figures = [name for name in of_images if checkpoint.tensors[name].size == self.config.in_channels]
         by_order = checkpoint.nameless and not self.described
         notes = {
-            **dict.fromkeys(self.reading, True),
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
             f"the names were read with {self.instead} before them": self.instead and not self.prefix,
             f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
-            f"{quoted(self.head)} was taken for the classifier": self.head,
+            f"{quoted(self.head)} was taken for the classifier": self.head and not self.config.head_layers,
+            "the classifier has no bias": not self.config.classifier_bias,
+            **dict.fromkeys(self.reading, True),
+            f"the head takes the whole last map, that of images of {self.image_size} pixels": self.config.head_shape,
             f"left out: {branches(self.dropped)}": self.dropped,
             f"{' and '.join(map(quoted, figures))} have a value for each channel of the image: where they prepare it, "
             "prepare it before it is fed to what is written": figures,
@@ -192,7 +203,8 @@ def namings(checkpoint: Checkpoint, layout: Layout, framework: Framework, groups
 class Attempt:
     """The canonical names that a layout gives to a checkpoint's layers, on the way to a `Detection`.
 
-    `roles` and `dropped` are those of the `Detection`; `strangers` are the tensors without a role, by layer.
+    `roles`, `dropped`, `head` and `reading` are those of the `Detection`; `strangers` are the tensors without a role,
+    by layer.
     """
 
     checkpoint: Checkpoint
@@ -202,6 +214,8 @@ class Attempt:
     roles: dict[str, str] = field(default_factory=dict)
     strangers: dict[str, dict[str, str]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    head: str = ""
+    reading: list[str] = field(default_factory=list)
 
     def detection(self, groups: Groups, said: Said, drop_head: bool) -> Detection:
         """Roles, then shapes, the architecture, a head of another name, traits, and what is wrong with all that."""
@@ -211,15 +225,14 @@ class Attempt:
         self.give_roles(groups)
         self.refuse_impossible_shapes()
         config = self.architecture()
-        head = self.take_head(config)
-        if head:
-            config = self.architecture()
         file = self.checkpoint
         recorded = recorded_traits(file.metadata, self.layout.name, file.label, Traits)
         traits = decide(self.layout, config, {**said, "metadata": recorded})
         config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
+        config = self.take_head(groups, config, said)
         if drop_head and config.num_classes is None:
             self.drop_strangers()
+        config = self.with_pools(config, unstated=KNOWN_AS[traits["head_pool"].origin] == "assumed")
         expected = self.expected(config)
         self.refuse_problems(config, expected)
         return Detection(
@@ -229,7 +242,8 @@ class Attempt:
             origins={name: trait.origin for name, trait in traits.items()},
             roles={role: self.roles[role] for role in expected},
             dropped=tuple(self.dropped),
-            head=head,
+            head=self.head,
+            reading=tuple(self.reading),
         )
 
     def give_roles(self, groups: Groups) -> None:
@@ -266,20 +280,56 @@ class Attempt:
         except LayoutError as error:
             raise self.misfit(str(error)) from None
 
-    def take_head(self, config: DenseNetConfig) -> str:
-        """Makes the one layer left over the classifier, where it is a dense layer on the net's features; its name."""
-        if len(self.strangers) != 1 or config.num_classes is not None:
-            return ""
-        ((layer, parameters),) = self.strangers.items()
-        head = {self.framework.canonical_parameter("dense", parameter): name for parameter, name in parameters.items()}
-        if head.keys() != {"weight", "bias"}:
-            return ""
-        kernel = self.shape(f"{CLASSIFIER}.weight", head["weight"])
-        if len(kernel) != 2 or not all(kernel) or kernel[1] % config.features:
-            return ""
-        self.roles |= {f"{CLASSIFIER}.{parameter}": name for parameter, name in head.items()}
-        del self.strangers[layer]
-        return layer
+    def take_head(self, groups: Groups, config: DenseNetConfig, said: Said) -> DenseNetConfig:
+        """Gives the layers that are left over their roles in a head, where they are such; the net with that head."""
+        file = self.checkpoint
+        stated = {name: value for name, value in said.get("option", {}).items() if name in HIDDEN_NAMES}
+        hidden = Hidden(**{"hidden_epsilon": self.framework.epsilon, **stated})
+        recorded = recorded_head(file.metadata, self.layout.name, file.label, HeadLayer)
+        head = heads.read(
+            [heads.as_layer(layer, groups[layer], file.tensors, self.framework) for layer in self.of_head],
+            config,
+            hidden,
+            self.framework,
+            recorded=recorded,
+            ordered=file.format == "pth" or file.container.endswith("legacy h5"),
+        )
+        if head is None or not self.strangers:
+            return config
+        if not all(self.is_below_classifier(layer) for layer in self.strangers):
+            self.head = listed(self.strangers)
+        self.roles = {role: name for role, name in self.roles.items() if not role.startswith(f"{CLASSIFIER}.")}
+        for canonical, layer in head.of_file.items():
+            self.roles |= {f"{canonical}.{parameter}": name for parameter, name in layer.parameters.items()}
+        self.strangers.clear()
+        if head.layers and not recorded:
+            self.reading.append(heads.told(head, hidden, stated))
+        return config.replace(num_classes=head.classes, classifier_bias=head.bias, head_layers=head.layers)
+
+    def with_pools(self, config: DenseNetConfig, *, unstated: bool) -> DenseNetConfig:
+        """The net whose head takes as many features as this one's: those of a pool, of two joined, or of a whole map.
+
+        Where nothing states the pool, two are taken to be joined where that fits, whichever comes first.
+        """
+        if config.num_classes is None:
+            return config
+        kinds = {layer.name: layer.kind for layer in layers(config) if layer.name.startswith("head.")}
+        first = next(layer for layer, of in kinds.items() if layer != "head.norm")
+        entering = self.shape(f"{first}.weight", self.roles[f"{first}.weight"])[-1]
+        joined = config.traits.head_pool in JOINED
+        if unstated and entering == 2 * config.features:
+            return config.replace(head_shape=(), head_pool="mean-max")
+        return config.replace(head_shape=() if joined else head_shape(entering, config))
+
+    @property
+    def of_head(self) -> list[str]:
+        """The layers that may be those of a head, in the order of the file."""
+        return [layer for layer, role in self.named.items() if layer in self.strangers or role == CLASSIFIER]
+
+    def is_below_classifier(self, layer: str) -> bool:
+        """Whether a layer is named below what the layout calls the classifier, as a child of an `nn.Sequential` is."""
+        parent = f".{layer}".rpartition(".")[0]
+        return any(parent.endswith(f".{name.text}") for name in self.layout.names.get(CLASSIFIER, ()))
 
     def drop_strangers(self) -> None:
         """Leaves out the layers without a role that can belong to a head."""
@@ -289,9 +339,9 @@ class Attempt:
 
     def expected(self, config: DenseNetConfig) -> dict[str, Shape]:
         """The canonical shape of every tensor that must have a role."""
-        tensors = dict(shapes(config))
+        tensors, of_head = dict(shapes(config)), head_layers(config)
         for layer in layers(config):
-            if layer.kind == "norm" and self.layout.scales:
+            if layer.kind == "norm" and self.layout.scales and layer.name not in of_head:
                 tensors |= {f"{layer.name}{SCALE}.{each}": layer.shapes[each] for each in ("weight", "bias")}
         norms = [role.rpartition(".")[0] for role in self.roles if role.endswith(COUNTER)]
         return {**tensors, **{f"{norm}.{COUNTER}": () for norm in norms if f"{norm}.weight" in tensors}}
@@ -300,7 +350,7 @@ class Attempt:
         """Names every tensor that is missing, unexpected, or of another size or kind, all at once."""
         tensors = self.checkpoint.tensors
         spelled = {
-            self.roles.get(role) or self.spelled(role, config): self.framework.native_shape(_kind_of(role), shape)
+            self.roles.get(role) or self.spelled(role, config): self.native_shape(role, shape)
             for role, shape in expected.items()
         }
         strangers = [name for parameters in self.strangers.values() for name in parameters.values()]
@@ -321,8 +371,18 @@ class Attempt:
             raise self.misfit(reason)
 
     def shape(self, role: str, name: str) -> Shape:
-        """The canonical shape that a tensor has in a role."""
-        return self.framework.canonical_shape(_kind_of(role), self.checkpoint.tensors[name].shape)
+        """The canonical shape that a tensor has in a role; a dense layer may be a convolution of 1x1."""
+        return heads.without_window(
+            self.framework.canonical_shape(_kind_of(role), self.checkpoint.tensors[name].shape), _kind_of(role)
+        )
+
+    def native_shape(self, role: str, shape: Shape) -> Shape:
+        """The shape that a tensor must have in the file, where a dense layer may be a convolution of 1x1."""
+        of, name = _kind_of(role), self.roles.get(role)
+        rank = len(self.checkpoint.tensors[name].shape) if name else 0
+        if of == "dense" and rank > len(shape) > 1:
+            return self.framework.native_shape("conv", (*shape, *[1] * (rank - 2)))
+        return self.framework.native_shape(of, shape)
 
     def have_no_kernel(self, names: Iterable[str]) -> bool:
         """Whether none of the tensors is a convolution's."""
@@ -332,7 +392,8 @@ class Attempt:
         """What the layout calls a canonical tensor that is missing; the role where it has no name for it."""
         layer, _, parameter = role.rpartition(".")
         try:
-            name = self.framework.spell(self.layout.spelling(config).layer(layer), kind(layer), parameter)
+            own = self.layout.layer_names(config).get(layer) if layer in head_layers(config) else None
+            name = self.framework.spell(own or self.layout.spelling(config).layer(layer), kind(layer), parameter)
         except LayoutError:
             name = role
         while name in self.checkpoint.tensors:  # a tensor that has another role, or a stranger

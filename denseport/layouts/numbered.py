@@ -66,7 +66,7 @@ def canonical_by_order(found: Mapping[Kind, Mapping[str, Shape]]) -> dict[str, s
 
     Args:
         found: For each kind, the layers in graph order with the shape of their kernel, canonical (O, I, *spatial), or
-            of their scale. One dense layer at the most is given a name.
+            of their scale. Of the layers of a head, only a single dense one is given a name.
 
     Raises:
         LayoutError: The layers in this order are no DenseNet.
@@ -78,19 +78,26 @@ def canonical_by_order(found: Mapping[Kind, Mapping[str, Shape]]) -> dict[str, s
     config = infer_config(kernels, {"stem_norm": True, "bottleneck_norm": True, "final_norm": True})
     norms = {layer.name: layer.shapes["weight"][0] for layer in layers(config) if layer.kind == "norm"}
     widths = [shape[0] for shape in found["norm"].values()]
-    for absent in itertools.chain.from_iterable(itertools.combinations(OPTIONAL_NORMS, n) for n in range(4)):
-        names = [name for name in norms if not any(part in name for part in absent)]
-        if [norms[name] for name in names] == widths:
-            named |= dict(zip(found["norm"], names, strict=True))
-            break
+    names = _names_of_norms(norms, widths, spare=False) or _names_of_norms(norms, widths, spare=bool(found["dense"]))
+    if names:
+        named |= dict(zip(found["norm"], names, strict=False))
     else:
         raise LayoutError(
             f"its convolutions are those of blocks {'-'.join(map(str, config.block_config))} with growth rate "
             f"{config.growth_rate}, but its {len(widths)} normalisations are not where a DenseNet has them"
         )
-    if len(found["dense"]) == 1:
+    if len(found["dense"]) == 1 and len(names) == len(widths):
         named |= dict.fromkeys(found["dense"], CLASSIFIER)
     return named
+
+
+def _names_of_norms(norms: Mapping[str, int], widths: list[int], *, spare: bool) -> list[str]:
+    """The names of the first normalisations, by their widths; `spare` ones behind the last may belong to a head."""
+    for absent in itertools.chain.from_iterable(itertools.combinations(OPTIONAL_NORMS, n) for n in range(4)):
+        names = [name for name in norms if not any(part in name for part in absent)]
+        if [norms[name] for name in names] == (widths[: len(names)] if spare else widths):
+            return names
+    return []
 
 
 def _convolutions(sides: list[int]) -> Iterator[str]:

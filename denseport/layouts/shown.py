@@ -28,7 +28,7 @@ def as_shown(found: Detection, checkpoint: Checkpoint) -> Detection:
     """
     if not all(tensor.dtype.kind in "fV" for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1):
         return found
-    evidence = examine(found.config, to_canonical(checkpoint, found).tensors)
+    evidence = examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
     if evidence.pooled:
         raise LayoutError(
             f"{checkpoint.label}: its transitions take maxima instead of means ({evidence.pooled}); no DenseNet that "

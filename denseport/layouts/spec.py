@@ -12,7 +12,7 @@ from typing import Any
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.template import SCALE, Spelling, Template
 from denseport.net.config import DenseNetConfig, Traits
-from denseport.net.graph import CLASSIFIER, Kind, layers
+from denseport.net.graph import CLASSIFIER, Kind, Node, head_layers, layers
 
 # What the epsilons of frameworks that mean 1e-5 differ by at most; it moves the outputs no more than rounding does.
 EPSILON_ROUNDING = 2e-8
@@ -34,7 +34,7 @@ EFFECTS = {
 # concatenation, and what follows the logits is not compared.
 COMPARED = tuple(EFFECTS)
 
-# What the paper's nets have, and so those of a layout that does not say otherwise.
+# What the paper's nets have, and so those of a layout that has traits and does not say otherwise.
 PAPERS: Mapping[str, Any] = MappingProxyType(
     {name: getattr(Traits(), name) for name in ("activation", "transition_activation", "negative_slope", "head_pool")}
 )
@@ -73,7 +73,8 @@ class Layout:
         scales: Canonical normalisation template to the spellings of the scale layer that follows it, folded when read.
         numbered: Class names of layers that have only a class and a number, by kind (`conv`, `norm`, `dense`), and
             perhaps the name of the `stem`'s convolution, the only one with a name; then there are no `names`.
-        traits: What every net of this layout has; a trait that is not named is free, or one of `PAPERS`.
+        traits: What every net of this layout has; a trait that is not named is free, or one of `PAPERS`; all are free
+            where none is named.
         variants: Traits that only some of its nets have.
         architecture: Fields of `DenseNetConfig` that are the same in every net of this layout.
         builds: What the layout's library can build, beyond `architecture`; `*` stands for any value but None.
@@ -117,7 +118,7 @@ class Layout:
 
     def traits_of(self, config: DenseNetConfig) -> dict[str, Any]:
         """The traits that the layout gives to a net of an architecture."""
-        traits = {**PAPERS, **self.traits}
+        traits = {**(PAPERS if self.traits else {}), **self.traits}
         for variant in self.variants:
             if all(getattr(config, fact) == value for fact, value in variant.when.items()):
                 traits |= variant.traits
@@ -141,8 +142,11 @@ class Layout:
             LayoutError: The layout has no name for one of them.
         """
         if not self.numbered:
-            spelling = self.spelling(config)
-            return {layer.name: spelling.layer(layer.name) for layer in layers(config)}
+            spelling, of_head = self.spelling(config), head_layers(config)
+            return {
+                layer.name: self._of_head(layer, spelling) if layer.name in of_head else spelling.layer(layer.name)
+                for layer in layers(config)
+            }
         names, counts = {}, Counter[Kind]()
         for layer in layers(config):
             if layer.name == "stem.conv" and "stem" in self.numbered:
@@ -153,11 +157,23 @@ class Layout:
                 counts[layer.kind] += 1
         return names
 
+    def _of_head(self, layer: Node, spelling: Spelling) -> str:
+        """The name of a layer of a head of several: that of a child of the classifier, then an `nn.Sequential`.
+
+        Keras knows no such thing. There it has its canonical name without a dot, which Keras does not like in names.
+        """
+        classifier = spelling.layer(CLASSIFIER)
+        if classifier == CLASSIFIER:
+            return layer.name
+        number = layer.name.removeprefix(f"head.{layer.kind}")
+        return f"{classifier}.{number}" if self.frameworks[0].runs_in == "torch" else layer.name.replace(".", "_")
+
     def nesting(self, config: DenseNetConfig) -> dict[str, str]:
         """The layers that an inner model holds, each with that model's name; none where there is no classifier."""
         if not self.nested or config.num_classes is None:
             return {}
-        return {name: self.nested for canonical, name in self.layer_names(config).items() if canonical != CLASSIFIER}
+        head = {CLASSIFIER, *head_layers(config)}
+        return {name: self.nested for canonical, name in self.layer_names(config).items() if canonical not in head}
 
     def cannot_build(self, config: DenseNetConfig) -> str:
         """Why the layout's library cannot build an architecture, or "" where it can."""

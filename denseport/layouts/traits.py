@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.spec import Layout
-from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 
 Origin = Literal["file", "option", "metadata", "weights", "layout", "usual"]
 # The traits that each origin speaks of, by name.
@@ -55,7 +55,12 @@ def decide(layout: Layout, config: DenseNetConfig, said: Said) -> dict[str, Trai
         "layout": layout.traits_of(config),
         **{origin: said.get(origin, {}) for origin in ("metadata", "option", "file")},
     }
-    return {name: Trait(value, origin) for origin, said in weakest_first.items() for name, value in said.items()}
+    return {
+        name: Trait(value, origin)
+        for origin, stated in weakest_first.items()
+        for name, value in stated.items()
+        if name in TRAIT_NAMES
+    }
 
 
 def refuse_contradiction(said: Said, label: str) -> None:
@@ -66,6 +71,20 @@ def refuse_contradiction(said: Said, label: str) -> None:
             raise LayoutError(
                 f"{label}: states {trait} {quoted(stated)} itself, which --trait {trait}={quoted(value)} contradicts; "
                 "leave that out"
+            )
+
+
+def refuse_idle(option: Mapping[str, Any], config: DenseNetConfig, label: str) -> None:
+    """Raises LayoutError where the user states what stands in a head, and nothing such stands in it."""
+    found: dict[str, list[Any]] = {
+        "hidden_activation": [layer.activation for layer in config.head_layers if layer.kind == "activation"],
+        "hidden_epsilon": [layer.epsilon for layer in config.head_layers if layer.kind == "norm"],
+    }
+    for trait, values in found.items():
+        if trait in option and not any(_same(option[trait], value) for value in values):
+            there = f"has {trait} {quoted(values[0])}" if values else "has nothing of that kind"
+            raise LayoutError(
+                f"{label}: the head {there}, so that --trait {trait}={option[trait]} says nothing; leave it out"
             )
 
 

@@ -13,7 +13,7 @@ from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.metadata import recorded_counters
 from denseport.net.config import DenseNetConfig
-from denseport.net.graph import CLASSIFIER, Kind, kind, layers, shapes
+from denseport.net.graph import Kind, flattened, head_layers, kind, layers, shapes
 from denseport.net.weights import Weights
 
 
@@ -22,11 +22,11 @@ def to_canonical(checkpoint: Checkpoint, found: Detection) -> Weights:
 
     Channels keep the order in which the layout's net concatenates them, which `config.traits` says.
     """
-    tensors = {}
+    tensors, of_map = {}, flattened(found.config)
     for role in shapes(found.config):
         layer, _, parameter = role.rpartition(".")
         tensor = _to_canonical(checkpoint.tensors[found.roles[role]], kind(layer), found.framework)
-        if parameter == "weight" and layer == CLASSIFIER and found.config.head_shape:
+        if layer in of_map and (parameter == "weight" or kind(layer) == "norm"):
             tensor = _reordered(tensor, found.framework, found.config, canonical=True)
         if f"{layer}{SCALE}.{parameter}" in found.roles:
             scale, shift = (checkpoint.tensors[found.roles[f"{layer}{SCALE}.{each}"]] for each in ("weight", "bias"))
@@ -47,15 +47,16 @@ def from_canonical(weights: Weights, layout: Layout, framework: Framework) -> di
     """
     weights = weights.concatenated(layout.traits.get("concatenation", weights.config.traits.concatenation))
     spelling, names = layout.spelling(weights.config), layout.layer_names(weights.config)
+    of_map, of_head = flattened(weights.config), head_layers(weights.config)
     tensors: dict[str, Tensor] = {}
     for layer in layers(weights.config):
         name = names[layer.name]
         for parameter in layer.shapes:
             tensor = weights.tensors[f"{layer.name}.{parameter}"]
-            if parameter == "weight" and layer.name == CLASSIFIER and weights.config.head_shape:
+            if layer.name in of_map and (parameter == "weight" or layer.kind == "norm"):
                 tensor = _reordered(tensor, framework, weights.config, canonical=False)
             tensors[framework.spell(name, layer.kind, parameter)] = _from_canonical(tensor, layer.kind, framework)
-        if layer.kind == "norm" and layout.scales:
+        if layer.kind == "norm" and layout.scales and layer.name not in of_head:
             width, dtype = layer.shapes["weight"], weights.tensors[f"{layer.name}.weight"].dtype
             scale = spelling.layer(f"{layer.name}{SCALE}")
             tensors[framework.spell(scale, "norm", "weight")] = Tensor.of(np.ones(width, dtype))
@@ -68,6 +69,9 @@ def from_canonical(weights: Weights, layout: Layout, framework: Framework) -> di
 
 
 def _to_canonical(tensor: Tensor, of: Kind, framework: Framework) -> Tensor:
+    if of == "dense" and len(tensor.shape) > 2:  # a convolution of 1x1, which is one
+        kernel = _to_canonical(tensor, "conv", framework)
+        return Tensor(kernel.dtype, kernel.shape[:2], lambda: kernel.read().reshape(kernel.shape[:2]))
     transposed = tensor.transposed(framework.to_canonical(of, len(tensor.shape)))
     return _rotated(transposed) if framework.rotated and of == "conv" else transposed
 
@@ -94,7 +98,7 @@ def _folded(tensor: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 
 
 def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, canonical: bool) -> Tensor:
-    """A classifier (O, flattened features) whose columns go from its framework's order to (C, *spatial), or back.
+    """A tensor whose last axis, flattened features, goes from its framework's order to (C, *spatial), or back.
 
     Torch and Theano flatten channels first, Keras flattens positions first.
     """
@@ -102,7 +106,9 @@ def _reordered(tensor: Tensor, framework: Framework, config: DenseNetConfig, *, 
         return tensor
     positions = math.prod(config.head_shape)
     first = (positions, -1) if canonical else (-1, positions)
-    return tensor.changed(lambda values: values.reshape(len(values), *first).transpose(0, 2, 1).reshape(values.shape))
+    return tensor.changed(
+        lambda values: values.reshape(*values.shape[:-1], *first).swapaxes(-1, -2).reshape(values.shape)
+    )
 
 
 def counters_to_record(weights: Weights) -> int | dict[str, int]:

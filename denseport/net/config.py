@@ -25,7 +25,8 @@ Stride = int | tuple[int, ...]
 @cache
 def _kinds_of_traits() -> Mapping[str, tuple[Any, tuple[str, ...]]]:
     """Each trait's type, and the values that it may have where it is one of a few."""
-    hints = {trait: int if hint == Stride else hint for trait, hint in get_type_hints(Traits).items()}
+    every = {**get_type_hints(Traits), **get_type_hints(Hidden)}
+    hints = {trait: int if hint == Stride else hint for trait, hint in every.items()}
     return {trait: (hint, get_args(hint)) for trait, hint in hints.items()}
 
 
@@ -67,31 +68,54 @@ class Traits:
         if isinstance(self.stem_stride, list | tuple):  # a list where it comes from JSON
             strides = tuple(self.stem_stride)
             object.__setattr__(self, "stem_stride", strides[0] if len(set(strides)) == 1 else strides)
-        for trait, (type_, choices) in _kinds_of_traits().items():
-            value = getattr(self, trait)
-            if choices:
-                if value not in choices:
-                    raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
-                continue
-            numbers = value if isinstance(value, tuple) and trait == "stem_stride" and value else (value,)
-            of_type = all(isinstance(each, type_) and not isinstance(each, bool) for each in numbers)
-            if not (of_type and all(0 < each < 100 for each in numbers)):
-                raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
+        for trait, value in vars(self).items():
+            _check(trait, value)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What weights do not show of the layers of a head before its last dense one, and `--trait` may state.
+
+    Attributes:
+        hidden_activation: What follows each dense layer but the last.
+        hidden_epsilon: Added to the variance in each normalisation.
+    """
+
+    hidden_activation: Activation = "relu"
+    hidden_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for trait, value in vars(self).items():
+            _check(trait, value)
+
+
+def _check(trait: str, value: Any) -> None:
+    """Raises LayoutError where a trait does not have such a value."""
+    type_, choices = _kinds_of_traits()[trait]
+    if choices:
+        if value not in choices:
+            raise LayoutError(f"trait {trait} must be one of {', '.join(choices)}, not {quoted(value)}")
+        return
+    numbers = value if isinstance(value, tuple) and trait == "stem_stride" and value else (value,)
+    of_type = all(isinstance(each, type_) and not isinstance(each, bool) for each in numbers)
+    if not (of_type and all(0 < each < 100 for each in numbers)):
+        raise LayoutError(f"trait {trait} must be a positive {type_.__name__}, not {quoted(value)}")
 
 
 def trait_values(given: Mapping[str, object]) -> dict[str, Any]:
-    """Traits by name, checked; a text is read as what the trait's value is, a whole number or another.
+    """Traits by name, those of `Hidden` too, checked; a text is read as what the trait's value is, a number or another.
 
     Raises:
         LayoutError: There is no such trait, or it has no such value.
     """
     values = {}
     for trait, value in given.items():
-        if trait not in TRAIT_NAMES:
-            raise LayoutError(f"{quoted(trait)} is no trait; known: {', '.join(sorted(TRAIT_NAMES))}")
+        if trait not in TRAIT_NAMES | HIDDEN_NAMES:
+            raise LayoutError(f"{quoted(trait)} is no trait; known: {', '.join(sorted(TRAIT_NAMES | HIDDEN_NAMES))}")
         values[trait] = _trait_value(trait, value)
-    traits = Traits(**values)
-    return {trait: getattr(traits, trait) for trait in values}
+    traits = vars(Traits(**{trait: value for trait, value in values.items() if trait in TRAIT_NAMES}))
+    hidden = vars(Hidden(**{trait: value for trait, value in values.items() if trait in HIDDEN_NAMES}))
+    return {trait: {**traits, **hidden}[trait] for trait in values}
 
 
 def _trait_value(trait: str, value: Any) -> Any:
@@ -357,6 +381,7 @@ class DenseNetConfig:
 
 
 TRAIT_NAMES = frozenset(field.name for field in dataclasses.fields(Traits))
+HIDDEN_NAMES = frozenset(field.name for field in dataclasses.fields(Hidden))
 
 VARIANTS: Mapping[str, DenseNetConfig] = MappingProxyType(
     {

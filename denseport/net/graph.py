@@ -230,6 +230,12 @@ def layers(config: DenseNetConfig) -> list[Node]:
     return [node for node in graph(config) if node.shapes]
 
 
+def head_layers(config: DenseNetConfig) -> frozenset[str]:
+    """The layers of a head of several that have parameters."""
+    numbered = enumerate(config.head_layers)
+    return frozenset(f"head.{layer.kind}{n}" for n, layer in numbered if layer.kind in ("dense", "norm"))
+
+
 @lru_cache(maxsize=16)
 def shapes(config: DenseNetConfig) -> Mapping[str, Shape]:
     """Every canonical tensor's shape by its full name, in graph order."""
