@@ -49,6 +49,7 @@ QUICK = (
     "test_layouts.py",
     "test_net.py",
     "test_options.py",
+    "test_recognition.py",
     "test_safetensors.py",
     "test_search.py",
     "test_shown.py",

@@ -328,8 +328,9 @@ def test_every_trait_has_its_origin() -> None:
     assert decided["concatenation"] == ("new-first", "layout")
     assert decided["head_activation"] == ("none", "usual")
     assert list(decided) == [field.name for field in dataclasses.fields(Traits)]
-    bare = decide(find_layout("denseport"), config.replace(stem_norm=False), {})
-    assert (bare["stem_stride"], bare["stem_pool"]) == ((1, "usual"), ("none", "usual"))
+    for kernel, stem in ((3, (1, "none")), (7, (2, "max"))):
+        bare = decide(find_layout("denseport"), config.replace(stem_norm=False, stem_kernel=kernel), {})
+        assert (bare["stem_stride"], bare["stem_pool"]) == tuple((value, "usual") for value in stem)
 
 
 def test_a_detection_says_where_its_traits_come_from() -> None:

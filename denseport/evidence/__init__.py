@@ -1,7 +1,7 @@
 """What a net's weights say of the net itself: its wiring, its pools, the range of its inputs, its mistakes."""
 
-from denseport.evidence.consistency import Damage
+from denseport.evidence.consistency import EXCHANGED, Damage
 from denseport.evidence.inputs import Inputs
 from denseport.evidence.verdicts import Evidence, Fit, Shown, examine
 
-__all__ = ["Damage", "Evidence", "Fit", "Inputs", "Shown", "examine"]
+__all__ = ["EXCHANGED", "Damage", "Evidence", "Fit", "Inputs", "Shown", "examine"]

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ LEFT = 0.25
 GAIN = 3.0
 # What a repair changes by a smaller share says nothing of it.
 CHANGED = 0.1
+EXCHANGED, STATISTICS_EXCHANGED = "the two are exchanged", "the statistics of the two are exchanged"
+# By how much the exchange of two layers' statistics alone must fit better than that of both layers.
+BETTER = 1.5
 # Where more contradict each other, no single mistake explains it.
 MOST_SUSPECTS = 24
 
@@ -60,6 +64,11 @@ class _Repair:
     turned: tuple[str, ...] = ()
 
     @property
+    def unlikely(self) -> float:
+        """What its error counts for beside another's: one layer goes wrong more often than two, and two as a whole."""
+        return len(self.layers) * (BETTER if self.mistake == STATISTICS_EXCHANGED else 1.0)
+
+    @property
     def layers(self) -> tuple[str, ...]:
         return (*self.norms, *self.turned)
 
@@ -91,19 +100,29 @@ def damages(net: Net) -> tuple[Damage, ...]:
     found: list[Damage] = []
     left = _Contradictions.of(net, net.norms, net.sources)
     while 0 < len(left) <= MOST_SUSPECTS and (fitting := list(_fitting(net, left))):
-        damage, net, left = min(fitting, key=lambda each: (len(each[2]), each[0].left * len(each[0].layers)))
-        found.append(damage)
+        best = min(fitting, key=lambda each: (len(each.left), each.effect.mean * each.repair.unlikely))
+        found.append(Damage(best.repair.layers, best.repair.mistake, best.effect.before, best.effect.after))
+        net, left = best.net, best.left
     return tuple(found)
 
 
-def _fitting(net: Net, contradictions: _Contradictions) -> Iterator[tuple[Damage, Net, _Contradictions]]:
-    """The repairs that make predictions fit, each with the net and the contradictions that it leaves."""
+class _Fitting(NamedTuple):
+    """A repair that makes predictions fit, what it does, and the net and the contradictions that it leaves."""
+
+    repair: _Repair
+    effect: _Effect
+    net: Net
+    left: _Contradictions
+
+
+def _fitting(net: Net, contradictions: _Contradictions) -> Iterator[_Fitting]:
+    """The repairs that make predictions fit."""
     for repair in _repairs(net, contradictions):
         mended = net.repaired(repair.norms, repair.turned)
-        error, left = _effect(net, mended, repair)
-        if left < LEFT and error > max(WRONG, GAIN * left):
-            damage = Damage(repair.layers, repair.mistake, error, left)
-            yield damage, mended, _Contradictions.of(mended, contradictions.norms, contradictions.makers)
+        effect = _effect(net, mended, repair)
+        if effect.fits:
+            left = _Contradictions.of(mended, contradictions.norms, contradictions.makers)
+            yield _Fitting(repair, effect, mended, left)
 
 
 def _repairs(net: Net, contradictions: _Contradictions) -> Iterator[_Repair]:
@@ -123,23 +142,44 @@ def _repairs(net: Net, contradictions: _Contradictions) -> Iterator[_Repair]:
     for one, other in itertools.combinations(suspects, 2):
         a, b = net.norms[one], net.norms[other]
         if len(a.mean) == len(b.mean):
-            yield _Repair("the two are exchanged", {one: b, other: a})
+            yield _Repair(EXCHANGED, {one: b, other: a})
             yield _Repair(
-                "the statistics of the two are exchanged",
+                STATISTICS_EXCHANGED,
                 {one: replace(a, mean=b.mean, var=b.var), other: replace(b, mean=a.mean, var=a.var)},
             )
 
 
-def _effect(net: Net, mended: Net, repair: _Repair) -> tuple[float, float]:
-    """The largest error of all that a repair changes, without it and with it."""
+@dataclass(frozen=True)
+class _Effect:
+    """What a repair does to the errors of all that it touches: the largest that it changes, before and after.
+
+    Attributes:
+        before: Without the repair.
+        after: With it.
+        mean: With it, of all, those that it leaves as they are too.
+    """
+
+    before: float
+    after: float
+    mean: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the repair explains the error."""
+        return self.after < LEFT and self.before > max(WRONG, GAIN * self.after)
+
+
+def _effect(net: Net, mended: Net, repair: _Repair) -> _Effect:
+    """What a repair does; no number where it makes something unknown."""
     makers = [maker for maker, source in net.sources.items() if source in repair.norms or maker in repair.turned]
     both = [(_own(net, norm), _own(mended, norm)) for norm in repair.norms]
     both += [(_made(net, maker), _made(mended, maker)) for maker in makers]
-    changed = [(before, after) for before, after in both if not abs(after - before) <= CHANGED * before]
-    known = [(before, after) for before, after in changed if not math.isnan(before)]
-    if not known or any(math.isnan(after) for _, after in known):
-        return math.nan, math.nan
-    return max(before for before, _ in known), max(after for _, after in known)
+    known = [pair for pair in both if not math.isnan(pair[0])]
+    changed = [(before, after) for before, after in known if not abs(after - before) <= CHANGED * before]
+    if not changed or any(math.isnan(after) for _, after in known):
+        return _Effect(math.nan, math.nan, math.nan)
+    before, after = (max(errors) for errors in zip(*changed, strict=True))
+    return _Effect(before, after, sum(after for _, after in known) / len(known))
 
 
 def _own(net: Net, norm: str) -> float:

@@ -22,6 +22,7 @@ from denseport.layouts.frameworks import KERAS, TORCH, Framework, Groups
 from denseport.layouts.match import match
 from denseport.layouts.parse import LAYERS, STRUCTURE, parse
 from denseport.layouts.places import common_path, within
+from denseport.layouts.recognition import kind_of
 from denseport.layouts.template import PLACEHOLDER, Template, placeholder
 from denseport.net.graph import Kind
 
@@ -125,24 +126,15 @@ def derive(
 
 def _net(checkpoint: Checkpoint, groups: Groups, framework: Framework) -> Groups:
     """What stands below the path that all layers have, without it; an optimizer's state, say, stands elsewhere."""
-    layers = [name for name, of in groups.items() if _kind(checkpoint, of, framework)]
+    layers = [name for name, of in groups.items() if kind_of(checkpoint, of, framework)]
     prefix = common_path([f"{name}{framework.separator}" for name in layers])
     return {name.removeprefix(prefix): of for name, of in groups.items() if name.startswith(prefix)}
-
-
-def _kind(checkpoint: Checkpoint, parameters: Mapping[str, str], framework: Framework) -> tuple[Kind, Shape] | None:
-    """What kind of layer parameters belong to, and the shape of its kernel or scale; None where they are none's."""
-    of: Kind = "norm" if framework.parameters["norm"][2] in parameters else "conv"
-    weight = parameters.get(framework.parameters[of][0])
-    shape = checkpoint.tensors[weight].shape if weight else ()
-    of = "dense" if of == "conv" and len(shape) == 2 else of
-    return (of, shape) if shape and (len(shape) == 1) == (of == "norm") else None
 
 
 def _layers(checkpoint: Checkpoint, groups: Groups, framework: Framework, only_body: bool) -> Iterator[Unnamed]:
     """The layers in file order; step counters and single numbers take no part."""
     for name, parameters in groups.items():
-        found = _kind(checkpoint, parameters, framework)
+        found = kind_of(checkpoint, parameters, framework)
         alone = all(checkpoint.tensors[each].size == 1 for each in parameters.values())
         if found is None and (only_body or alone):
             continue

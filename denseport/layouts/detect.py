@@ -24,9 +24,10 @@ from denseport.layouts.match import JOINED, Detection, MisfitError, match
 from denseport.layouts.order import refuse_other_order
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
+from denseport.layouts.recognition import recognise
 from denseport.layouts.search import Attempt, Found
 from denseport.layouts.shown import as_shown
-from denseport.layouts.spec import Layout
+from denseport.layouts.spec import BY_SHAPE, Layout
 from denseport.layouts.traits import Said, refuse_contradiction, refuse_idle
 from denseport.net.config import Traits
 
@@ -85,7 +86,8 @@ def detect(
         if found := search.nets(candidates):
             detection = as_built(search.completed(_only(found, checkpoint)), checkpoint)
             return _settled(detection, checkpoint, traits, drop_head=drop_head)
-    raise search.no_match(asked=layout is not None)
+    detection = search.by_shape(asked=layout is not None)
+    return _settled(detection, checkpoint, traits, drop_head=drop_head)
 
 
 def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, Any], *, drop_head: bool) -> Detection:
@@ -259,7 +261,26 @@ class _Search:
             prefix=found.prefix.removeprefix(f"{wrapper}.") if wrapper else found.prefix,
         )
 
-    def no_match(self, *, asked: bool) -> LayoutError:
+    def by_shape(self, *, asked: bool) -> Detection:
+        """The net whose names no layout has, told by its shapes.
+
+        Raises:
+            LayoutError: There is none, or it is one of a known layout from which something is missing.
+        """
+        if asked and not any(misfit.layout is BY_SHAPE for _, misfit in self.misfits):
+            raise self.no_match(asked=True)
+        try:
+            found = recognise(self.checkpoint, self.names, self.said, drop_head=self.drop_head)
+        except LayoutError as error:
+            raise self.no_match(asked=asked, by_shape=str(error)) from None
+        _, closest = max(self.misfits, key=lambda each: each[1].named)
+        config = found.config
+        is_whole = config.final_norm and config.bottleneck_norm and (config.stem_norm or config.stem_kernel <= 3)
+        if not is_whole and closest.named * 2 > closest.layers and not closest.layout.numbered:
+            raise self.no_match(asked=asked)
+        return found
+
+    def no_match(self, *, asked: bool, by_shape: str = "") -> LayoutError:
         """The error that says which layout is closest, what does not fit, and what to do next."""
         label, path = self.checkpoint.label, shlex.quote(str(self.checkpoint.path or "FILE"))
         place, closest = max(self.misfits, key=lambda each: each[1].named - each[1].wrong)
@@ -269,13 +290,15 @@ class _Search:
         at = f" below {quoted(place.path)}" if place.prefix else ""
         reason = f"{layout.name}{at} ({closest.named:,} of {closest.layers:,} layers): {str(closest) or keys}"
         derive = f"denseport layouts derive {path} -o mine.toml"
+        is_strange = by_shape and closest.named * 2 < closest.layers
+        told = f"; by its shapes it is no DenseNet: {by_shape}" if is_strange else ""
         if asked:
             remedy = f"correct {layout.file}" if layout.file else "leave the layout out to try every known one"
             message = f"does not match layout {reason}; {remedy}, or run {derive}"
         elif closest.named:
-            message = f"no known layout matches; closest: {reason}; check that the file is whole, or run {derive}"
+            message = f"no known layout matches; closest: {reason}{told}; check that the file is whole, or run {derive}"
         else:
-            message = f"no known layout matches: {keys}; if it is a DenseNet, run {derive}"
+            message = f"no known layout matches: {keys}{told}; if it is a DenseNet, run {derive}"
         return LayoutError(f"{label}: {message}")
 
     def split(self, place: Place, layout: Layout) -> str:

@@ -162,6 +162,7 @@ def match(
     said: Said,
     *,
     drop_head: bool,
+    named: Named | None = None,
 ) -> Detection:
     """Gives every tensor its role in one layout.
 
@@ -172,15 +173,16 @@ def match(
         groups: The tensors' names as that framework divides them.
         said: Traits that the file's description of its net states, and the user; see `traits.decide`.
         drop_head: Whether dense layers beside the body may be left out.
+        named: The canonical names of the layers, where they are known otherwise than by the layout.
 
     Raises:
         MisfitError: They do not all have one, or are those of no DenseNet.
         LayoutError: The traits that the file recorded make no sense.
     """
     failed: list[MisfitError] = []
-    for named in namings(checkpoint, layout, framework, groups):
+    for naming in [named] if named else namings(checkpoint, layout, framework, groups):
         try:
-            return Attempt(checkpoint, layout, framework, named).detection(groups, said, drop_head)
+            return Attempt(checkpoint, layout, framework, naming).detection(groups, said, drop_head)
         except MisfitError as misfit:
             failed.append(misfit)
     raise max(failed, key=lambda misfit: misfit.named)

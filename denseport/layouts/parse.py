@@ -12,7 +12,7 @@ from typing import Any
 
 from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import FRAMEWORKS, Framework
-from denseport.layouts.spec import Layout, Names, Variant
+from denseport.layouts.spec import BY_SHAPE, Layout, Names, Variant
 from denseport.layouts.template import Template
 from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 from denseport.preprocessing import PREPROCESSING
@@ -61,6 +61,8 @@ def find_layout(name: str | Path) -> Layout:
     """
     if str(name) in known_layouts():
         return known_layouts()[str(name)]
+    if str(name) == BY_SHAPE.name:
+        return BY_SHAPE
     path = Path(name)
     if path.suffix != ".toml":
         raise LayoutError(f"no layout is called {quoted(name)}; known: {', '.join(known_layouts())}, or a .toml file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
@@ -24,16 +25,11 @@ def as_shown(found: Detection, checkpoint: Checkpoint) -> Detection:
     """The same net with the traits that its weights show; they go before its layout's, and give way to its user's.
 
     Raises:
-        LayoutError: They contradict what the file states, or show a net that is no DenseNet.
+        LayoutError: They contradict what the file states, or do not show what outputs hang on.
     """
     if not all(tensor.dtype.kind in "fV" for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1):
         return found
     evidence = examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
-    if evidence.pooled:
-        raise LayoutError(
-            f"{checkpoint.label}: its transitions take maxima instead of means ({evidence.pooled}); no DenseNet that "
-            "denseport knows does so, and it is not converted into one"
-        )
     traits, origins, notes = {}, dict(found.origins), list(found.findings)
     for trait, shown in evidence.shown.items():
         own, origin = getattr(found.config.traits, trait), found.origins[trait]
@@ -49,10 +45,33 @@ def as_shown(found: Detection, checkpoint: Checkpoint) -> Detection:
             origins[trait] = "weights"
             if not agrees:
                 traits[trait] = shown.value
-                notes.append(f"{trait} is {shown.value}, not {own} as in layout {found.layout.name}: {shown.why}")
+                usual = "is usual" if origin == "usual" else f"in layout {found.layout.name}"
+                notes.append(f"{trait} is {shown.value}, not {own} as {usual}: {shown.why}")
+    traits |= _small_stem(found, evidence, checkpoint.label)
     notes += _mistakes(found, evidence) + _other_images(found, evidence)
+    if evidence.pooled:
+        notes.append(f"ANOTHER FUNCTION: its transitions take maxima, and those of denseport means: {evidence.pooled}")
     config = found.config.replace(**traits)
     return dataclasses.replace(found, config=config, origins=origins, findings=tuple(notes), evidence=evidence)
+
+
+def _small_stem(found: Detection, evidence: Evidence, label: str) -> dict[str, Any]:
+    """The stride of a stem of 3x3 where no layout says it: 1 where nothing is pooled behind it.
+
+    Raises:
+        LayoutError: It may stride and pool as for large images, or not, as for small ones, and nothing shows which.
+    """
+    config, traits = found.config, ("stem_stride", "stem_pool")
+    unsaid = [trait for trait in traits if found.origins[trait] == "usual"]
+    if config.stem_kernel > 3 or not config.stem_norm or len(config.stem_widths) > 1 or not unsaid:
+        return {}
+    if "stem_pool" in evidence.shown:
+        unsaid = [trait for trait in unsaid if trait != "stem_pool"]
+        if not unsaid or evidence.shown["stem_pool"].value == "none":
+            return dict.fromkeys(unsaid, 1)
+    told = " and ".join(unsaid)
+    example = " ".join(f"--trait {trait}={1 if trait == 'stem_stride' else 'none'}" for trait in unsaid)
+    raise LayoutError(f"{label}: its stem is 3x3, and nothing shows its {told}; say it, as with {example}")
 
 
 def _mistakes(found: Detection, evidence: Evidence) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from denseport.layouts.frameworks import Framework
+from denseport.layouts.frameworks import KERAS, TORCH, Framework
 from denseport.layouts.template import SCALE, Spelling, Template
 from denseport.net.config import DenseNetConfig, Traits
 from denseport.net.graph import CLASSIFIER, Kind, Node, head_layers, layers
@@ -196,3 +196,14 @@ class Layout:
             if trait in COMPARED and value != wanted and not close:
                 sentences[trait] = f"layout {self.name} has {trait} {wanted}, this net has {value}, {EFFECTS[trait]}"
         return sentences
+
+
+BY_SHAPE = Layout(
+    name="by-shape",
+    frameworks=(TORCH, KERAS),
+    title="names of no layout: roles by shapes, numbers and order",
+    note="its names are those of no known layout: its layers were told apart by shapes, by the numbers in their names "
+    "and by their order",
+    detected=False,
+)
+"""Stands for a layout where a net's own names are of none; nothing is written in it."""

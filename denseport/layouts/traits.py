@@ -24,7 +24,7 @@ KNOWN_AS: Mapping[Origin, Literal["stated", "shown", "assumed"]] = {
     "usual": "assumed",
 }
 
-# A stem without a normalisation is one for small images.
+# A stem of 3x3 without a normalisation is one for small images.
 USUAL_FOR_SMALL_IMAGES: Mapping[str, Any] = {"stem_stride": 1, "stem_pool": "none"}
 
 
@@ -47,9 +47,10 @@ def decide(layout: Layout, config: DenseNetConfig, said: Said) -> dict[str, Trai
     4. `weights`: what statistics show, which `shown.as_shown` adds, since weights are read only where a layout fits;
     5. `layout`: what the layout says of such a net, its variants included;
     6. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
-       is stride 1 and no pool.
+       of 3x3 is stride 1 and no pool.
     """
-    usual = {**dataclasses.asdict(Traits()), **({} if config.stem_norm else USUAL_FOR_SMALL_IMAGES)}
+    is_small = not config.stem_norm and config.stem_kernel <= 3
+    usual = {**dataclasses.asdict(Traits()), **(USUAL_FOR_SMALL_IMAGES if is_small else {}), **said.get("usual", {})}
     weakest_first: dict[Origin, Mapping[str, Any]] = {
         "usual": usual,
         "layout": layout.traits_of(config),
