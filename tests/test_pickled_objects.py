@@ -12,6 +12,7 @@ import io
 import pathlib
 import pickle
 import random
+import re
 import sys
 import uuid
 import zipfile
@@ -267,8 +268,8 @@ REFUSED = {
     "small stem pool": r"MaxPool2d features\.pool0 stands behind the stem, with kernel, stride and padding 5, 2, 2",
     "mean stem pool": r"AvgPool2d features\.pool0 stands behind the stem",
     "rounded up": r"MaxPool2d features\.pool0 rounds sizes up",
-    "padding": r"Conv2d features\.conv0 has kernel \[7, 7\] and padding \[0, 0\]",
-    "padding mode": r"Conv2d features\.conv0 pads with reflect",
+    "padding": r"Conv2d features\.conv0 has a kernel of 7 and padding \[0, 0\]",
+    "padding mode": r"Conv2d features\.conv0 (pads with reflect|has a kernel of 7 and padding \[0, 0\])",
     "dilated": r"Conv2d features\.denseblock1\.denselayer1\.conv2 is dilated",
     "transition pool": r"MaxPool2d features\.transition1\.pool stands in a transition",
     "one silu": r"ReLU features\.\S+ stands beside another activation, silu",
@@ -293,6 +294,39 @@ def test_modules_that_no_net_has_are_refused_by_name_until_the_state_dict_is_sav
         denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
     torch.save(net.state_dict(), tmp_path / "x.pth")
     denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
+
+
+def program(net: nn.Module, how: str) -> Any:
+    if how == "scripted":
+        return torch.jit.script(net)
+    return torch.jit.trace(net, torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+@pytest.mark.parametrize("change", [*STATED, *REFUSED])
+def test_programs_state_the_same_and_hold_the_same_tensors(tmp_path: Path, change: str, how: str) -> None:
+    net = altered(change)
+    program(net, how).save(str(tmp_path / "x.pt"))
+    with pth.read(tmp_path / "x.pt") as checkpoint:
+        assert {name: tensor.read().tolist() for name, tensor in checkpoint.tensors.items()} == {
+            name: tensor.tolist() for name, tensor in net.state_dict().items()
+        }
+    found = denseport.inspect(tmp_path / "x.pt")
+    if change in REFUSED:
+        assert re.search(REFUSED[change], found.problem)
+        return
+    assert found.problem == ""
+    assert found.config is not None
+    assert {name: getattr(found.config.traits, name) for name in STATED[change]} == STATED[change]
+    assert all(found.origins[name] == "stated" for name in STATED[change])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_frozen_program_has_no_tensors_by_name(tmp_path: Path) -> None:
+    torch.jit.freeze(torch.jit.script(small())).save(str(tmp_path / "x.pt"))
+    with pytest.raises(FormatError, match="holds no tensors"):
+        pth.read(tmp_path / "x.pt")
 
 
 class Normalize(nn.Module):

@@ -26,7 +26,9 @@ def as_built(found: Detection, checkpoint: Checkpoint) -> Detection:
     """
     if checkpoint.described_by != "torch":
         return found
-    built = torch.built(checkpoint.description, found.roles, checkpoint.label)
+    tensors = {role: checkpoint.tensors[name] for role, name in found.roles.items()}
+    kernels = {role.removesuffix(".weight"): each.shape[2:] for role, each in tensors.items() if len(each.shape) > 2}
+    built = torch.built(checkpoint.description, found.roles, kernels, checkpoint.label)
     options = {name: getattr(found.config.traits, name) for name, of in found.origins.items() if of == "option"}
     refuse_contradiction({"file": built.traits, "option": options}, checkpoint.label)
     config = found.config.replace(**built.traits)

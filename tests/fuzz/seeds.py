@@ -27,6 +27,18 @@ FEW = 5
 CONFIG = DenseNetConfig.bc(2, (1, 1), 4, num_classes=2, in_channels=1)
 # What `torch.save` of before 1.6 begins with: torch/serialization.py, `MAGIC_NUMBER`, `PROTOCOL_VERSION`.
 LEGACY_START = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+PROGRAM = {
+    "constants.pkl": b"\x80\x02).",
+    "code/__torch__/torch/nn/modules/conv.py": b"""class Conv2d(Module):
+  eps : Final[float] = 1e-05
+  stride : Final[Tuple[int, int]] = (2, 2)
+  padding_mode : Final[str] = "zeros"
+  def forward(self, x: Tensor) -> Tensor:
+    input = torch._convolution(x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, False, False, True, True)
+    y = torch.max_pool2d(input, [3, 3], [2, 2], [1, 1], [1, 1], True)
+    return torch.batch_norm(y, weight, bias, running_mean, running_var, False, 0.1, 1e-05, True)
+""",
+}
 MODEL = {
     "class_name": "Functional",
     "config": {
@@ -56,7 +68,13 @@ def of_weights(folder: Path) -> dict[str, list[bytes]]:
             files[part] = (folder / part).read_bytes()
     few = {name: canonical[name] for name in list(canonical)[:FEW]}
     return {
-        "pth": [files["x.pth"], _torchs(few, zipfile.ZIP_DEFLATED), _torchs(few, zipfile.ZIP_STORED)],
+        "pth": [
+            files["x.pth"],
+            _torchs(few, zipfile.ZIP_DEFLATED),
+            _torchs(few, zipfile.ZIP_STORED),
+            _archive(_objects(few), few, {}, zipfile.ZIP_STORED),
+            _archive(_objects(few, "__torch__."), few, PROGRAM, zipfile.ZIP_STORED),
+        ],
         "legacy-pth": [_legacy(canonical), _legacy(few)],
         "h5": [files["x.h5"], *_by_h5py(folder / "few-x.h5", folder)],
         "keras-weights": [files["x.weights.h5"], *_by_h5py(folder / "few-x.weights.h5", folder)],
@@ -89,13 +107,31 @@ def _torchs(tensors: dict[str, Tensor], compression: int) -> bytes:
     """An archive as torch writes it, with the weights below a wrapper."""
     bare = pickled(tensors)
     wrapped = b"\x80\x02}(X\x05\0\0\0epochK\x07X\x0a\0\0\0state_dict" + bare[2:-1] + b"u."
+    return _archive(wrapped, tensors, {}, compression)
+
+
+def _archive(data: bytes, tensors: dict[str, Tensor], more: dict[str, bytes], compression: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in {"data.pkl": wrapped, "byteorder": b"little", "version": b"3\n"}.items():
+        for name, content in {"data.pkl": data, "byteorder": b"little", "version": b"3\n", **more}.items():
             archive.writestr(f"archive/{name}", content)
         for index, tensor in enumerate(tensors.values()):
             archive.writestr(f"archive/data/{index}", tensor.read().tobytes())
     return buffer.getvalue()
+
+
+def _objects(tensors: dict[str, Tensor], package: str = "") -> bytes:
+    """A pickle of a whole model, or a program's, beside numpy's arrays and other objects."""
+    module = f"c{package}torch.nn.modules.conv\nConv2d\n)\x81}}(".encode("latin-1")
+    state = module + _text("_parameters") + pickled(tensors)[2:-1] + _text("_modules") + b"}" + _text("stride")
+    state += b"K\x02K\x02\x86" + _text("eps") + b"G\x3f\xf0\0\0\0\0\0\0ub"
+    arrays = {"a": np.arange(4.0), "b": np.float32(1), "c": np.array([1], ">i2"), "d": {1, 2}, (1, "x"): slice(1, 2)}
+    more = pickle.dumps([arrays, Path(), complex(1, 2)], 4)[2:-1]
+    return b"\x80\x04}(" + _text("objects") + more + _text("model") + state + b"u."
+
+
+def _text(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
 def _legacy(tensors: dict[str, Tensor]) -> bytes:

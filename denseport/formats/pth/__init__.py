@@ -22,8 +22,7 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """Every tensor of a checkpoint under its full path, read-only, read when it is needed and verified the first time.
 
     Raises:
-        FormatError: The file is broken or unsafe, holds code (a whole model, TorchScript) or no named tensors, or a
-            tensor looks outside its storage.
+        FormatError: The file is broken or unsafe, holds no named tensors, or a tensor looks outside its storage.
         UsageError: The file cannot be opened.
     """
     file = SourceFile(path, shown)
@@ -42,7 +41,7 @@ def _checkpoint(file: SourceFile, contents: Contents) -> Checkpoint:
         name: Tensor.of(record.to_numpy()) if isinstance(record, ArrayRecord) else reader.tensor(name, record)
         for name, record in tree.tensors.items()
     }
-    description = described(contents.value)
+    description = described(contents.value, contents.figures)
     return Checkpoint(
         MappingProxyType(tensors),
         metadata=contents.metadata,

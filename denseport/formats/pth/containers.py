@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from struct import Struct
 from struct import error as StructError
+from typing import Any
 
 from denseport.errors import FormatError, listed, quoted
+from denseport.formats.pth import scripts
 from denseport.formats.pth.pickles import MAX_BYTES, SAVE_STATE_DICT, TorchUnpickler
 from denseport.formats.pth.tensors import StoredBytes
 from denseport.formats.source_file import COPY_AGAIN, SourceFile
@@ -25,20 +27,24 @@ _COUNT = Struct("<q")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a container holds: the unpickled object, the storages that its tensors look into, and the metadata."""
+    """What a container holds: the unpickled object, the storages that its tensors look into, and the metadata.
+
+    `figures` are those of a program's classes, by dotted name.
+    """
 
     container: str
     value: object
     stored: Mapping[str, StoredBytes]
     byteorder: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_zip(file: SourceFile) -> Contents:
     """The contents of a zip container.
 
     Raises:
-        FormatError: The archive is broken or unsafe, is TorchScript or no PyTorch checkpoint, or its pickle is refused.
+        FormatError: The archive is broken or unsafe, is no PyTorch checkpoint, or its pickle is refused.
 
     Source: torch/serialization.py `_load`, caffe2/serialize/inline_container.cc.
     """
@@ -50,11 +56,6 @@ def read_zip(file: SourceFile) -> Contents:
             f"data.pkl in one folder; {SAVE_STATE_DICT}"
         )
     root = roots[0] + "/"
-    if root + "constants.pkl" in archive.entries or any(name.startswith(root + "code/") for name in archive.entries):
-        raise FormatError(
-            f"{file.path}: is a TorchScript program, not a checkpoint; save its state dict: "
-            "torch.save(torch.jit.load(path).state_dict(), 'new.pth')"
-        )
     byteorder = "little"
     if root + "byteorder" in archive.entries:
         recorded = archive.content(archive.entries[root + "byteorder"], 16)
@@ -72,7 +73,15 @@ def read_zip(file: SourceFile) -> Contents:
         for name, entry in archive.entries.items()
         if name.startswith(prefix)
     }
-    return Contents("PyTorch zip", value, stored, byteorder, _metadata(file, archive, root))
+    is_program = root + "constants.pkl" in archive.entries
+    return Contents(
+        "TorchScript" if is_program else "PyTorch zip",
+        value,
+        stored,
+        byteorder,
+        _metadata(file, archive, root),
+        scripts.figures(archive, root, unpickler.names) if is_program else {},
+    )
 
 
 def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from denseport.formats.pth.records import Name, Record
+from denseport.formats.pth.scripts import SCRIPTED, plain_name
 
 MAX_LEVELS = 64
 MAX_MODULES = 1 << 14
@@ -42,32 +43,47 @@ def _part(module: Record, name: str) -> Mapping[object, object] | None:
     return part if type(part) is dict else None
 
 
-def described(value: object) -> dict[str, Any]:
+def described(value: object, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The modules within a value as a tree of plain data, or {} where there is none.
 
     A node has the `class` of a module, its `attributes` as far as they are figures and texts, and its `modules` by
     name. Around modules, the keys of dicts are nodes without a class. What lies deeper than any model is left out.
+
+    Args:
+        value: What was pickled.
+        figures: Of the classes of a TorchScript program, by dotted name.
     """
-    return _Description().of(value, MAX_LEVELS) or {}
+    return _Description(figures).of(value, MAX_LEVELS) or {}
 
 
 class _Description:
     """One look at the modules of a file, each as often as it is named, but `MAX_MODULES` times in all."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Mapping[str, Mapping[str, Any]]) -> None:
+        self._figures = figures
         self._left = MAX_MODULES
 
     def of(self, value: object, levels: int) -> dict[str, Any] | None:
         """The node of a value, or None where it is no module and holds none."""
-        if not (type(value) is dict or is_module(value)) or not levels or not self._left:
+        within = _within(value)
+        if within is None or not levels or not self._left:
             return None
         self._left -= 1
-        within = value if type(value) is dict else _part(value, "_modules") or {}  # type: ignore[arg-type]
         nodes = {str(name): self.of(each, levels - 1) for name, each in within.items() if type(name) in (str, int)}
         modules = {name: node for name, node in nodes.items() if node}
-        if type(value) is dict:
+        if not isinstance(value, Record):
             return {"class": "", "attributes": {}, "modules": modules} if modules else None
-        return {"class": value.dotted, "attributes": _attributes(value), "modules": modules}  # type: ignore
+        attributes = {**_attributes(value), **self._figures.get(value.dotted, {})}
+        return {"class": plain_name(value.dotted), "attributes": attributes, "modules": modules}
+
+
+def _within(value: object) -> Mapping[object, object] | None:
+    """Where to look for the modules in a value; None for one that is no module and no dict."""
+    if type(value) is dict:
+        return value
+    if type(value) is not Record or type(value.state) is not dict:
+        return None
+    return value.state if value.dotted.startswith(SCRIPTED) else _part(value, "_modules")
 
 
 def _attributes(module: Record) -> dict[str, Any]:

@@ -71,19 +71,20 @@ class Built:
     before: tuple[str, ...] = ()
 
 
-def built(description: Node, roles: Mapping[str, str], shown: str) -> Built:
+def built(description: Node, roles: Mapping[str, str], kernels: Mapping[str, tuple[int, ...]], shown: str) -> Built:
     """What a net's modules, and those around it that run in order, state.
 
     Args:
         description: The tree of the file's modules, as `formats.pth.modules` makes it.
         roles: The name in the file of each canonical tensor.
+        kernels: The sides of each convolution's kernel, by its canonical name.
         shown: What errors call the file.
 
     Raises:
         LayoutError: A module computes what no net of denseport's does.
     """
     paths = {role.rpartition(".")[0]: name.rpartition(".")[0] for role, name in roles.items()}
-    net = _Net(description, paths, shown)
+    net = _Net(description, paths, kernels, shown)
     if not net.node(net.stem):
         return Built({})  # a state dict beside the model
     traits = {
@@ -100,7 +101,7 @@ def built(description: Node, roles: Mapping[str, str], shown: str) -> Built:
 
 def attributes(description: Node, path: str) -> Node:
     """What the module at a path says of itself."""
-    node = _Net(description, {}, "").node(path)
+    node = _Net(description, {}, {}, "").node(path)
     found: Node = node["attributes"] if node else {}
     return found
 
@@ -122,6 +123,7 @@ class _Net:
 
     tree: Node
     paths: Paths
+    kernels: Mapping[str, tuple[int, ...]]
     shown: str
 
     def node(self, path: str) -> Node | None:
@@ -221,7 +223,7 @@ class _Net:
         traits: dict[str, Any] = {}
         for layer, path in self.paths.items():
             node = self.node(path)
-            if kind(layer) != "conv" or not node or "kernel_size" not in node["attributes"]:
+            if kind(layer) != "conv" or not node or "stride" not in node["attributes"]:
                 continue
             attributes, is_stem = node["attributes"], layer in ("stem.conv", "stem.conv1")
             strides, padding = _figures(node, "stride", 1), attributes.get("padding", 0)
@@ -233,13 +235,13 @@ class _Net:
                 raise self.refuse(path, "is dilated or has groups")
             if attributes.get("padding_mode", "zeros") != "zeros":
                 raise self.refuse(path, f"pads with {quoted(attributes['padding_mode'])}")
-            kernel, sides = _figures(node, "kernel_size"), _figures(node, "padding")
+            kernel, sides = set(self.kernels[layer]), _figures(node, "padding")
             if is_stem and _class(node).endswith("Same"):
                 traits["padding"] = "same"
             elif padding == "same" or {2 * side + 1 for side in sides if isinstance(side, int)} == kernel:
                 traits |= {"padding": "symmetric"} if is_stem else {}
             else:
-                raise self.refuse(path, f"has kernel {attributes['kernel_size']} and padding {padding}")
+                raise self.refuse(path, f"has a kernel of {_shown([kernel])} and padding {padding}")
         return traits
 
     def stem_pool(self) -> dict[str, Any]:
@@ -272,19 +274,27 @@ class _Net:
         """The one activation of all dense layers."""
         blocks = [path for layer, path in self.paths.items() if layer.startswith("block")]
         inside = {".".join(path.split(".")[:-1]) for path in blocks} | set(blocks)
-        found: dict[tuple[str, float], str] = {}
+        found: dict[tuple[str, float | None], str] = {}
         for path, node in self.leaves(_common(*blocks) if len(blocks) > 1 else ""):
             if path.rpartition(".")[0] in inside and (activation := self._activation(path, node)):
                 found.setdefault(activation, path)
-        if len(found) > 1:
-            (one, _), (other, path), *_ = found.items()
-            raise self.refuse(path, f"stands beside another activation, {one[0]}" if one[0] != other[0] else "differs")
-        for name, slope in found:
-            return {"activation": name, **({"negative_slope": slope} if name == "leaky-relu" else {})}
-        return {}
+        names = {name: path for (name, _), path in found.items()}
+        slopes = {slope: path for (_, slope), path in found.items() if slope is not None}
+        for different in (names, slopes):
+            if len(different) > 1:
+                one, other, *_ = different
+                raise self.refuse(different[other], f"stands beside another activation, {one}")  # type: ignore
+        if not names:
+            return {}
+        (name,) = names
+        if name != "leaky-relu":
+            return {"activation": name}
+        if not slopes:
+            raise self.refuse(names[name], "has no slope in the file")
+        return {"activation": name, "negative_slope": next(iter(slopes))}
 
-    def _activation(self, path: str, node: Node) -> tuple[str, float] | None:
-        """The name and slope of an activation, or None for any other module."""
+    def _activation(self, path: str, node: Node) -> tuple[str, float | None] | None:
+        """The name of an activation and the slope of one that has it, or None for any other module."""
         name, attributes = _class(node), node["attributes"]
         if name in _OTHER_ACTIVATIONS:
             raise self.refuse(path, "is an activation that is not known here")
@@ -294,7 +304,7 @@ class _Net:
             if attributes.get(figure, usual) != usual:
                 raise self.refuse(path, f"has {figure} {attributes[figure]}")
         tanh = name == "GELU" and attributes.get("approximate") == "tanh"
-        slope = attributes.get("negative_slope", 0.0) if name == "LeakyReLU" else 0.0
+        slope = attributes.get("negative_slope") if name == "LeakyReLU" else None
         return ("gelu-tanh" if tanh else ACTIVATIONS[name]), slope
 
     def transitions(self) -> dict[str, Any]:
