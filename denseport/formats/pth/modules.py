@@ -17,6 +17,7 @@ MAX_MODULES = 1 << 14
 # Sizes, strides and figures of a channel each.
 MAX_VALUES = 64
 MAX_TEXT = 200
+_PLAIN = frozenset({bool, int, float, str, list, tuple, Name})
 
 
 def is_module(value: object) -> bool:
@@ -90,7 +91,7 @@ def _attributes(module: Record) -> dict[str, Any]:
     """What a module says of itself in figures, texts and lists of them, and the names of functions."""
     found = {}
     for name, value in module.attributes.items():
-        if type(name) is str and len(name) <= MAX_TEXT and not name.startswith("_"):
+        if type(value) in _PLAIN and type(name) is str and name[:1] != "_" and len(name) <= MAX_TEXT:
             plain = _plain(value)
             if plain is not None:
                 found[name] = plain

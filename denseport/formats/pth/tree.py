@@ -73,17 +73,19 @@ def _holding(value: object) -> set[int]:
     """The ids of the containers within a value that hold a tensor at any depth; they may contain themselves."""
     parents: dict[int, list[int]] = {}
     direct: list[int] = []
-    found, seen = [value], {id(value)}
+    found = [value]
     while found:
         container = found.pop()
+        own = id(container)
         for _, child in children(container):
-            if type(child) in _CONTAINERS:
-                parents.setdefault(id(child), []).append(id(container))
-                if id(child) not in seen:
-                    seen.add(id(child))
+            kind = type(child)
+            if kind is TensorRecord or (kind is ArrayRecord and child.is_tensor):
+                direct.append(own)
+            elif kind in _CONTAINERS:
+                of = parents.setdefault(id(child), [])
+                of.append(own)
+                if len(of) == 1:
                     found.append(child)
-            elif _is_tensor(child):
-                direct.append(id(container))
     holding: set[int] = set()
     while direct:
         container_id = direct.pop()
