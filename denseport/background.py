@@ -1,4 +1,4 @@
-"""Work in a thread beside the block that needs its result."""
+"""Work in threads beside what needs its result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
+def submitted(
+    threads: ThreadPoolExecutor, work: Callable[Given, Result], *arguments: Given.args, **more: Given.kwargs
+) -> Future[Result]:
+    """Calls `work` in one of some threads.
+
+    Raises:
+        UsageError: The system starts no more threads.
+    """
+    try:
+        return threads.submit(work, *arguments, **more)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the system refuses a thread ({error}); end other programs, or raise the limit (ulimit -u)"
+        ) from None
+
+
 @contextmanager
 def in_background(
     work: Callable[Given, Result], *arguments: Given.args, **more: Given.kwargs
@@ -23,10 +39,4 @@ def in_background(
         UsageError: The system starts no more threads.
     """
     with ThreadPoolExecutor(1) as thread:
-        try:
-            result = thread.submit(work, *arguments, **more)
-        except RuntimeError as error:
-            raise UsageError(
-                f"the system refuses a thread ({error}); end other programs, or raise the limit (ulimit -u)"
-            ) from None
-        yield result
+        yield submitted(thread, work, *arguments, **more)

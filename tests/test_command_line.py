@@ -144,6 +144,7 @@ main()
     [
         (("convert", "--no-verify", "{fixtures}/digits-torch.pth", "{tmp}/x.h5"), 2),
         (("convert", "{fixtures}/digits-torch.pth", "{tmp}/x.keras"), 2),
+        (("predict", "{fixtures}/digits-torch.pth", "{fixtures}/digits-test.npz"), 2),
         (("inspect", "{fixtures}/digits-torch.pth"), 0),  # needs none
         (("diff", "{fixtures}/digits-torch.pth", "{fixtures}/digits-torch.pth"), 0),
     ],

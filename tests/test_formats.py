@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,3 +103,15 @@ def test_a_file_is_called_what_the_writer_is_told(name: str, tmp_path: Path) -> 
     ):
         assert message.startswith(f"{SHOWN}: ")
         assert str(tmp_path) not in message
+
+
+def test_an_archive_of_keras_that_was_packed_again_is_read(tmp_path: Path, fixtures: Path) -> None:
+    source, again = tmp_path / "a.keras", tmp_path / "b.keras"
+    convert(fixtures / "digits-torch.pth", source, to_layout="denseport", verify=False)
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    with formats.read(source) as before, formats.read(again) as after:
+        assert list(before.tensors) == list(after.tensors)
+        assert all(tensor.same_bits(after.tensors[name]) for name, tensor in before.tensors.items())
+        assert (after.format, after.description) == ("keras", before.description)

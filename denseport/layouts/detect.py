@@ -352,8 +352,8 @@ def _only(found: list[Found], checkpoint: Checkpoint) -> Detection:
         whole = net.detection.config.num_classes is not None
         or_net = f", or with its classifier by --net {shlex.quote(net.place.path)}" if whole else ""
         raise LayoutError(
-            f"{checkpoint.label}: holds the body of a DenseNet{at}, of layout {net.detection.layout.name}, within "
-            f"something larger: {net.partial}; take the body alone with --head drop{or_net}"
+            f"{checkpoint.label}: holds the body of a DenseNet{at}, of layout {net.detection.layout.name}, beside what "
+            f"may belong to the net: {net.partial}; take the body alone with --head drop{or_net}"
         )
     return net.detection
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
 
+from denseport.background import submitted
 from denseport.errors import FrameworkMissingError, UsageError, quoted
 from denseport.migration.jobs import Job
 from denseport.migration.results import Result
@@ -103,7 +104,7 @@ _processes = Processes()  # of a Dask worker
 def on_this_machine(jobs: Sequence[Job], processes_at_once: int) -> Generator[Result, None, None]:
     """Does the jobs in this many processes; none of them outlives the generator."""
     with ThreadPoolExecutor(min(processes_at_once, len(jobs)) or 1) as threads, Processes() as processes:
-        futures = [threads.submit(processes.perform, job) for job in jobs]
+        futures = [submitted(threads, processes.perform, job) for job in jobs]
         try:
             for done in as_completed(futures):
                 yield done.result()

@@ -20,6 +20,7 @@ from types import MappingProxyType
 
 from denseport import errors
 from denseport.atomic import temporary_folder
+from denseport.background import submitted
 from denseport.errors import DenseportError, UsageError, VerificationError, quoted
 from denseport.running.child import ENDED_BY_SIGTERM, Message
 from denseport.running.request import Request
@@ -132,7 +133,7 @@ class Workers:
             progress: Is called with the number of batches that are done, and of all batches, from another thread.
 
         Raises:
-            DenseportError: What a worker raised.
+            DenseportError: What a worker raised, or the system starts no more threads.
             VerificationError: A worker ended without a reply.
         """
         device, done = requests[0].device, False
@@ -153,7 +154,7 @@ class Workers:
                     able = not _without_gpu(device) and all(worker.has_cuda for worker in workers)
                     device = "cuda" if able else "cpu"
                 replies = [
-                    threads.submit(worker.last_reply, replace(request, device=device), one_batch_done)
+                    submitted(threads, worker.last_reply, replace(request, device=device), one_batch_done)
                     for worker, request in zip(workers, requests, strict=True)
                 ]
                 for failed in wait(replies, return_when=FIRST_EXCEPTION).done:

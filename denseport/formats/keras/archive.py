@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from denseport.checkpoint import Checkpoint, Tensor
-from denseport.errors import FormatError
+from denseport.errors import FormatError, UsageError
 from denseport.formats.hdf5 import File, open_root
 from denseport.formats.keras import KERAS_VERSION, MAX_CONFIG_BYTES, parse_config, weights
 from denseport.formats.source_file import SourceFile
@@ -31,7 +31,7 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
     """The tensors of the archive's weights, named `<layer>/<variable>`, and the model's config as their description.
 
     Raises:
-        FormatError: The archive is broken or unsafe, lacks its config or weights, or has them compressed.
+        FormatError: The archive is broken or unsafe, lacks its config or weights, or they cannot be unpacked.
     """
     with closing(SourceFile(path, shown)) as archive:
         zipped = ZipArchive(archive)
@@ -41,18 +41,16 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
                     f"{archive.path}: has no {name}, so it is no .keras file; save the model again with model.save"
                 )
         stored = zipped.entries[WEIGHTS]
-        if stored.deflated:
-            raise FormatError(
-                f"{archive.path}: its {WEIGHTS} is compressed, which Keras never does; zip it stored (zip -0)"
-            )
-        zipped.verify(stored)
+        if not stored.deflated:
+            zipped.verify(stored)
+        inflated = zipped.content(stored, stored.size) if stored.deflated else b""
         config, about = (
             parse_config(zipped.content(zipped.entries[name], most), f"{archive.path}: {name}")
             if name in zipped.entries
             else {}
             for name, most in ((CONFIG, MAX_CONFIG_BYTES), (METADATA, MAX_METADATA_BYTES))
         )
-    file = File(path, stored.start, stored.size, shown)
+    file = _of_bytes(inflated, shown or path) if inflated else File(path, stored.start, stored.size, shown)
     version = about.get("keras_version")
     return replace(
         weights.read(file, open_root(file), path),
@@ -62,6 +60,21 @@ def read(path: Path, shown: str | Path | None = None) -> Checkpoint:
         description=config,
         described_by="keras",
     )
+
+
+def _of_bytes(content: bytes, shown: str | Path) -> File:
+    """An HDF5 file that was compressed within the archive: Keras stores it as it is, a user's zip program may not.
+
+    Raises:
+        UsageError: There is no room for it among the temporary files.
+    """
+    try:
+        with tempfile.NamedTemporaryFile() as unpacked:  # which stays open, and has no name any longer
+            unpacked.write(content)
+            unpacked.flush()
+            return File(Path(unpacked.name), shown=shown)
+    except OSError as error:
+        raise UsageError(f"{shown}: its {WEIGHTS} cannot be unpacked ({error.strerror}); make room") from None
 
 
 def write(
