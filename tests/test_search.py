@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -72,6 +73,15 @@ def test_a_body_by_itself_may_stand_under_any_name(prefix: str, head: str) -> No
     assert detection.config.num_classes == (10 if head else None)
     assert not detection.dropped
     assert "features." in noted(arrays, detection)
+
+
+@pytest.mark.parametrize(("around", "within"), [("_fsdp.", "_fsdp."), ("module.", "_orig_mod.module.")])
+def test_modules_around_every_module_are_taken_off_and_said(around: str, within: str) -> None:
+    """Of DenseNets that were sharded or compiled layer by layer."""
+    arrays = {around + re.sub(r"(denselayer|transition)", rf"{within}\1", name): array for name, array in WHOLE.items()}
+    detection = found(arrays)
+    assert "within the names were taken off" in noted(arrays, detection)
+    assert Detection.from_dict(json.loads(json.dumps(detection.to_dict()))) == detection
 
 
 STRANGERS: dict[str, Arrays] = {

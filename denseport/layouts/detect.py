@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framewor
 from denseport.layouts.match import JOINED, Detection, MisfitError, match
 from denseport.layouts.order import refuse_other_order
 from denseport.layouts.parse import find_layout, known_layouts
-from denseport.layouts.places import ROOT, Place, branches, common_path, places, within
+from denseport.layouts.places import ROOT, Place, branches, common_path, places, within, without, wrappers
 from denseport.layouts.recognition import recognise
 from denseport.layouts.search import Attempt, Found
 from denseport.layouts.shown import as_shown
@@ -82,10 +82,11 @@ def detect(
     said: Said = {"file": described.traits, "option": traits}
     refuse_contradiction(said, checkpoint.label)
     search = _Search(checkpoint, said, drop_head, net)
-    for candidates in _candidates(checkpoint, layout, recorded):
-        if found := search.nets(candidates):
-            detection = as_built(search.completed(_only(found, checkpoint)), checkpoint)
-            return _settled(detection, checkpoint, traits, drop_head=drop_head)
+    for each in (search, *search.without_wrappers()):
+        for candidates in _candidates(checkpoint, layout, recorded):
+            if found := each.nets(candidates):
+                detection = as_built(each.completed(_only(found, checkpoint)), checkpoint)
+                return _settled(detection, checkpoint, traits, drop_head=drop_head)
     detection = search.by_shape(asked=layout is not None)
     return _settled(detection, checkpoint, traits, drop_head=drop_head)
 
@@ -177,16 +178,18 @@ def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str
 class _Search:
     """The nets of a checkpoint, and what was found where none is."""
 
-    def __init__(self, checkpoint: Checkpoint, said: Said, drop_head: bool, net: str | None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, said: Said, drop_head: bool, net: str | None, wrappers: tuple[str, ...] = ()
+    ) -> None:
         self.checkpoint, self.said, self.drop_head, self.net = checkpoint, said, drop_head, net
         names = list(checkpoint.tensors) if net is None else within(net, checkpoint.tensors)
         if not names:
             raise LayoutError(
                 f"{checkpoint.label}: no tensor stands below {quoted(net)}; see with denseport inspect what does"
             )
-        self.names = names
-        as_is = dict(zip(names, names, strict=True))
-        self.groups: dict[str, Groups] = {each.runs_in: each.grouped(as_is) for each in (TORCH, KERAS)}
+        self.names, self.wrappers = names, wrappers
+        looked_up = {without(wrappers, name): name for name in names}
+        self.groups: dict[str, Groups] = {each.runs_in: each.grouped(looked_up) for each in (TORCH, KERAS)}
         self.misfits: list[tuple[Place, MisfitError]] = []
 
     def nets(self, candidates: list[Layout]) -> list[Found]:
@@ -198,6 +201,12 @@ class _Search:
             if not elsewhere and not any(place.blocks & each.place.blocks for each in found):
                 found += self.at(place, stand)
         return found
+
+    def without_wrappers(self) -> Iterator[_Search]:
+        """The same search in names without the modules that stand within them again and again."""
+        for parts in wrappers(self.names):
+            if len({without(parts, name) for name in self.names}) == len(self.names):
+                yield _Search(self.checkpoint, self.said, self.drop_head, self.net, parts)
 
     def whole(self, candidates: list[Layout]) -> list[Place]:
         """The file as a whole: without the path that all names have where layers go by their order, not by names."""
@@ -259,6 +268,7 @@ class _Search:
             dropped=(*found.dropped, *(name for name in file.tensors if name not in asked)),
             wrapper=wrapper or file.wrapper,
             prefix=found.prefix.removeprefix(f"{wrapper}.") if wrapper else found.prefix,
+            within=self.wrappers,
         )
 
     def by_shape(self, *, asked: bool) -> Detection:

@@ -46,6 +46,7 @@ class Detection:
         dropped: Tensors that were left out: of a head that was not asked for, or none of a net's weights.
         wrapper: Where in the file the tensors stand (`state_dict`, `model_weights`), or "".
         prefix: What stood before the names and was taken off, or "".
+        within: Modules around its own, whose names stood within the names of tensors and were taken off.
         instead: What the layout has there in its place (`features.`), or "".
         head: What the checkpoint calls the classifier where the layout calls it otherwise, or "".
         reading: What else a user should know of how the net was read.
@@ -62,6 +63,7 @@ class Detection:
     dropped: tuple[str, ...] = ()
     wrapper: str = ""
     prefix: str = ""
+    within: tuple[str, ...] = ()
     instead: str = ""
     head: str = ""
     reading: tuple[str, ...] = ()
@@ -108,6 +110,7 @@ class Detection:
             "framework": frameworks[tuple(plain["framework"])],
             "config": DenseNetConfig.from_dict(plain["config"]),
             "dropped": tuple(plain["dropped"]),
+            "within": tuple(plain["within"]),
             "reading": tuple(plain["reading"]),
             "findings": tuple(plain["findings"]),
         }
@@ -122,6 +125,7 @@ class Detection:
         notes = {
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
+            f"the modules {listed(self.within)} within the names were taken off": self.within,
             f"the names were read with {self.instead} before them": self.instead and not self.prefix,
             f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
             f"{quoted(self.head)} was taken for the classifier": self.head and not self.config.head_layers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from denseport.net.graph import CLASSIFIER
 SEPARATOR = re.compile(r"[./_]")
 # A dense layer has at least a normalisation and a convolution.
 FEWEST_LAYERS = 2
+MOST_WRAPPERS = 3
 ROOT = "."
 
 
@@ -105,6 +106,27 @@ def common_path(names: Collection[str]) -> str:
     same = next((at for at, letters in enumerate(zip(first, last, strict=False)) if len(set(letters)) > 1), None)
     alike = first if same is None else first[:same]
     return alike[: 1 + max(alike.rfind("."), alike.rfind("/"))]
+
+
+def wrappers(names: Collection[str]) -> list[tuple[str, ...]]:
+    """Modules that stand in most names, and not at one depth: each alone, then all together.
+
+    Libraries that shard or compile a net put such a one around many of its modules: `a._orig_mod.b._orig_mod.c`.
+    """
+    counted, depths = Counter[str](), defaultdict[str, set[int]](set)
+    for name in names:
+        parts = name.split(".")[:-1]
+        counted.update({part for part in parts if not part.isdigit()})
+        for depth, part in enumerate(parts):
+            depths[part].add(depth)
+    found = [part for part, times in counted.most_common() if times * 2 > len(names) and len(depths[part]) > 1]
+    found = found[:MOST_WRAPPERS]
+    return [*((part,) for part in found), *([tuple(found)] if len(found) > 1 else [])]
+
+
+def without(parts: Collection[str], name: str) -> str:
+    """A name without the modules that are called so."""
+    return ".".join(part for part in name.split(".") if part not in parts) if parts else name
 
 
 def branches(names: Collection[str], limit: int = 8) -> str:
