@@ -378,7 +378,13 @@ def test_what_prepares_images_before_the_net_is_its_inputs(tmp_path: Path, kind:
     assert found.problem == ""
 
 
+def with_pool(net: Any) -> nn.Module:
+    layers = [net.features, nn.ReLU(), nn.LPPool2d(2, 3), nn.Flatten(), net.classifier]
+    return nn.Sequential(*layers)
+
+
 AROUND = {
+    "another pool": (with_pool, "its LPPool2d 2 stands between the last map and the classifier"),
     "before": (lambda net: nn.Sequential(nn.ReflectionPad2d(2), net), "its module 0 stands before the net"),
     "behind": (lambda net: nn.Sequential(net, nn.ReLU()), "its ReLU 1 stands behind the classifier"),
     "two behind": (lambda net: nn.Sequential(net, nn.ReLU(), nn.Softmax(1)), "its ReLU 1 stands behind the classifier"),
@@ -390,6 +396,68 @@ def test_what_else_runs_before_or_behind_the_net_is_refused_by_name(tmp_path: Pa
     wrap, message = AROUND[kind]
     torch.save(wrap(small()), tmp_path / "x.pth")
     assert message in denseport.inspect(tmp_path / "x.pth").problem
+
+
+class Custom(nn.Module):
+    """A head of modules that the class itself runs."""
+
+    def __init__(self, width: int, *, apart: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 16)
+        if not apart:
+            self.act = nn.ELU()
+        self.fc2 = nn.Linear(16, 5)
+        if apart:
+            self.act = nn.ELU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+        return found
+
+
+def norm1d() -> nn.Module:
+    norm = nn.BatchNorm1d(16, eps=0.1)
+    norm.running_mean, norm.running_var = torch.rand(16), torch.rand(16) + 0.5
+    return norm
+
+
+HEADS = {
+    "tanh": lambda width: nn.Sequential(nn.Linear(width, 16), nn.Tanh(), nn.Dropout(), nn.Linear(16, 5)),
+    "nothing between": lambda width: nn.Sequential(nn.Linear(width, 16), nn.Linear(16, 5)),
+    "only dropout": lambda width: nn.Sequential(nn.Linear(width, 16), nn.Dropout(), nn.Linear(16, 5)),
+    "norm": lambda width: nn.Sequential(nn.Linear(width, 16), norm1d(), nn.LeakyReLU(0.3), nn.Linear(16, 5)),
+    "dropout first": lambda width: nn.Sequential(nn.Dropout(), nn.Linear(width, 5)),
+    "custom": lambda width: Custom(width, apart=False),
+    "custom, apart": lambda width: Custom(width, apart=True),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_are_what_their_modules_say(tmp_path: Path, kind: str) -> None:
+    from denseport.load import load_torch
+
+    net: Any = small()
+    net.classifier = HEADS[kind](net.classifier.in_features)
+    torch.save(net.eval(), tmp_path / "x.pth")
+    twin = load_torch(tmp_path / "x.pth", dtype="float64")
+    images = torch.rand(2, 3, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        assert (net.double()(images) - twin(images)).abs().max() < 1e-9
+    assert not any("assumed, since weights" in note for note in denseport.inspect(tmp_path / "x.pth").notes)
+
+
+def test_a_sequential_of_all_layers_states_pool_and_last_activation(tmp_path: Path) -> None:
+    from denseport.load import load_torch
+
+    net: Any = small()
+    width = net.classifier.in_features
+    for relu in ([nn.ReLU()], []):
+        layers = [net.features, *relu, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(width, 5)]
+        torch.save(nn.Sequential(*layers).eval(), tmp_path / "x.pth")
+        images = torch.rand(2, 3, 40, 40)
+        with torch.no_grad():
+            expected, given = nn.Sequential(*layers)(images), load_torch(tmp_path / "x.pth")(images)
+        assert (expected - given).abs().max() < 1e-5
 
 
 def callables() -> list[tuple[str, str]]:

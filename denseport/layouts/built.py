@@ -11,9 +11,10 @@ import numpy as np
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.descriptions import torch
+from denseport.layouts.heads import BEHIND_THE_POOL as HEAD
 from denseport.layouts.match import Detection
 from denseport.layouts.traits import refuse_contradiction
-from denseport.net.config import Inputs
+from denseport.net.config import HeadLayer, Inputs
 
 IMAGE_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -28,10 +29,11 @@ def as_built(found: Detection, checkpoint: Checkpoint) -> Detection:
         return found
     tensors = {role: checkpoint.tensors[name] for role, name in found.roles.items()}
     kernels = {role.removesuffix(".weight"): each.shape[2:] for role, each in tensors.items() if len(each.shape) > 2}
-    built = torch.built(checkpoint.description, found.roles, kernels, checkpoint.label)
+    head = found.config.head_layers
+    built = torch.built(checkpoint.description, found.roles, kernels, head, checkpoint.label)
     options = {name: getattr(found.config.traits, name) for name, of in found.origins.items() if of == "option"}
     refuse_contradiction({"file": built.traits, "option": options}, checkpoint.label)
-    config = found.config.replace(**built.traits)
+    config = found.config.replace(**built.traits, head_layers=built.head or head)
     inputs = None
     for path in reversed(built.before):
         inputs = _after(_prepared(checkpoint, path, config.in_channels), inputs)
@@ -40,8 +42,22 @@ def as_built(found: Detection, checkpoint: Checkpoint) -> Detection:
         found,
         config=config.replace(inputs=inputs or config.inputs),
         origins={**found.origins, **dict.fromkeys(built.traits, "file")},
+        reading=(*_reading(found, built.head),),
         dropped=tuple(name for name in found.dropped if name not in prepared),
     )
+
+
+def _reading(found: Detection, head: tuple[HeadLayer, ...]) -> list[str]:
+    """What a user should know of the reading, with the head as the modules say it."""
+    notes = [note for note in found.reading if not (head and note.startswith(HEAD))]
+    if head:
+        layers = (f"dense, {layer.width:,} outputs" if layer.width else _word(layer) for layer in head)
+        notes.append(f"{HEAD}, as the file's modules say: {', '.join(layers)}")
+    return notes
+
+
+def _word(layer: HeadLayer) -> str:
+    return layer.activation if layer.kind == "activation" else layer.kind
 
 
 def _prepared(checkpoint: Checkpoint, path: str, channels: int) -> Inputs:

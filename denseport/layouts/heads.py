@@ -17,6 +17,7 @@ from denseport.net.graph import CLASSIFIER, PARAMETERS, Kind
 # The children of an `nn.Sequential`, and the layers of a head as denseport calls them: numbers are places.
 PLACED = re.compile(r"(.*\.)?(\d{1,2})|(.*[./])?head[._](?:dense|norm)(\d{1,2})")
 NUMBER = re.compile(r"(\d+)")
+BEHIND_THE_POOL = "behind the pool stand"
 # No head that people have holds as many layers with weights.
 MOST_LAYERS = 12
 # As many are tried in every order.
@@ -214,7 +215,7 @@ def told(head: Head, hidden: Hidden, stated: Mapping[str, object]) -> str:
     assumed = " and ".join(f"{trait} {getattr(hidden, trait)}" for trait in sorted(unstated))
     remedy = f"; assumed, since weights do not show it: {assumed}; state another with --trait" if assumed else ""
     names = {canonical: layer.name for canonical, layer in head.of_file.items()}
-    return f"behind the pool stand {in_words(head.layers, names)}{remedy}"
+    return f"{BEHIND_THE_POOL} {in_words(head.layers, names)}{remedy}"
 
 
 def in_words(layers: Sequence[HeadLayer], names: Mapping[str, str]) -> str:

@@ -8,20 +8,25 @@ Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py, cont
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 from denseport.errors import LayoutError, quoted
 from denseport.metadata import Record
+from denseport.net.config import HeadLayer
 from denseport.net.graph import CLASSIFIER, kind
 
 Node = Mapping[str, Any]
 # The canonical layers of a net by the paths of their modules.
 Paths = Mapping[str, str]
 
+# A layer of a head of several, by its place.
+HEAD = re.compile(r"head\.(?:dense|norm)(\d+)")
 # Containers that run their modules in order.
 SEQUENTIAL = (
     "torch.nn.modules.container.Sequential",
@@ -65,19 +70,28 @@ class Built:
     Attributes:
         traits: The traits of the body and the head.
         before: Paths of modules that prepare the image, in order.
+        head: The layers of a head of several, as the modules say them, or () where they say nothing.
     """
 
     traits: Mapping[str, Any]
     before: tuple[str, ...] = ()
+    head: tuple[HeadLayer, ...] = ()
 
 
-def built(description: Node, roles: Mapping[str, str], kernels: Mapping[str, tuple[int, ...]], shown: str) -> Built:
+def built(
+    description: Node,
+    roles: Mapping[str, str],
+    kernels: Mapping[str, tuple[int, ...]],
+    head: tuple[HeadLayer, ...],
+    shown: str,
+) -> Built:
     """What a net's modules, and those around it that run in order, state.
 
     Args:
         description: The tree of the file's modules, as `formats.pth.modules` makes it.
         roles: The name in the file of each canonical tensor.
         kernels: The sides of each convolution's kernel, by its canonical name.
+        head: The layers of its head as weights show them, with room for those that have none.
         shown: What errors call the file.
 
     Raises:
@@ -96,7 +110,7 @@ def built(description: Node, roles: Mapping[str, str], kernels: Mapping[str, tup
         **net.pool(),
         **net.end(),
     }
-    return Built(traits, tuple(net.before()))
+    return Built(traits, tuple(net.before()), net.head(head))
 
 
 def attributes(description: Node, path: str) -> Node:
@@ -157,6 +171,52 @@ class _Net:
         """The path of the first convolution."""
         return self.paths.get("stem.conv") or self.paths["stem.conv1"]
 
+    @property
+    def behind(self) -> dict[int, str]:
+        """The paths of the layers with weights behind the pool, by their places in the head, in order."""
+        if CLASSIFIER in self.paths:
+            return {0: self.paths[CLASSIFIER]}
+        numbers = {layer: int(found[1]) for layer in self.paths if (found := HEAD.fullmatch(layer))}
+        return {numbers[layer]: self.paths[layer] for layer in sorted(numbers, key=numbers.__getitem__)}
+
+    def head(self, layers: tuple[HeadLayer, ...]) -> tuple[HeadLayer, ...]:
+        """The layers of a head of several, with the activations and figures that its modules have."""
+        if not layers:
+            return ()
+        found, behind = list(layers), list(self.behind.items())
+        for place, path in behind:
+            epsilon = (self.node(path) or {"attributes": {}})["attributes"].get("eps")
+            if found[place].kind == "norm" and isinstance(epsilon, float):
+                found[place] = replace(found[place], epsilon=epsilon)
+        for (start, first), (end, last) in pairwise(behind):
+            between = self.hidden(first, last)
+            if between is None:
+                continue
+            room = end - start - 1
+            if len(between) > room:
+                raise self.refuse(last, f"stands behind {' and '.join(each.activation for each in between)}")
+            found[start + 1 : end] = [*between, *[HeadLayer("dropout")] * (room - len(between))]
+        return tuple(found)
+
+    def hidden(self, first: str, last: str) -> list[HeadLayer] | None:
+        """The activations between two layers of a head; None where no module says any, and a function may be called."""
+        found = []
+        for path, node in self.between(first, last):
+            activation = self._activation(path, node)
+            if activation:
+                found.append(_as_layer(activation))
+            elif _class(node) not in _IDLE:
+                raise self.refuse(path, "stands within the head")
+        container = self.node(_common(first, last))
+        if found or (container and container["class"] in SEQUENTIAL):
+            return found
+        beside = {
+            activation
+            for name, node in (container["modules"] if container else {}).items()
+            if (activation := self._activation(name, node))
+        }
+        return [_as_layer(beside.pop())] if len(beside) == 1 else None
+
     def around(self, path: str) -> Iterator[tuple[Node, str, list[str]]]:
         """The containers that a module is in, innermost first: each with its path and those of its modules."""
         while path:
@@ -178,9 +238,7 @@ class _Net:
 
     def end(self) -> dict[str, Any]:
         """What runs behind the classifier: the last activation, and nothing else that computes."""
-        last = self.paths.get(CLASSIFIER) or max(
-            (path for path in self.paths if path.startswith("head.dense")), default=""
-        )
+        last = next(reversed(self.behind.values()), "")
         behind: list[str] = []
         for node, _, within in self.around(last):
             if node["class"] in SEQUENTIAL:
@@ -211,7 +269,12 @@ class _Net:
         found: dict[float, str] = {}
         for layer, path in self.paths.items():
             node = self.node(path)
-            if kind(layer) == "norm" and node and isinstance(node["attributes"].get("eps"), float):
+            if (
+                kind(layer) == "norm"
+                and not HEAD.fullmatch(layer)
+                and node
+                and isinstance(node["attributes"].get("eps"), float)
+            ):
                 found.setdefault(node["attributes"]["eps"], path)
         if len(found) > 1:
             (one, _), (other, path), *_ = found.items()
@@ -336,7 +399,7 @@ class _Net:
 
     def pool(self) -> dict[str, Any]:
         """The global pool, where there is exactly one that a module makes, and the activation before it."""
-        norm, classifier = self.paths.get("head.norm"), self.paths.get(CLASSIFIER)
+        norm, classifier = self.paths.get("head.norm"), next(iter(self.behind.values()), "")
         if not norm or not classifier:
             return {}
         found, traits = set(), {}
@@ -350,7 +413,23 @@ class _Net:
                 if prod(each for each in _figures(node, "output_size", 1) if isinstance(each, int)) != 1:
                     raise self.refuse(path, f"leaves a map of {node['attributes']['output_size']}")
                 found.add("max" if "Max" in name else "mean")
+            elif "pool" in name.lower() or name == "GeM":
+                raise self.refuse(path, "stands between the last map and the classifier")
+        if not traits and self.runs_in_order(norm, classifier):
+            traits["final_activation"] = "none"
         return {**traits, "head_pool": found.pop()} if len(found) == 1 else traits
+
+    def runs_in_order(self, first: str, last: str) -> bool:
+        """Whether a container that runs its modules in order holds both, and others of that sort the first."""
+        common = _common(first, last)
+        within = [path for _, path, _ in self.around(first) if len(path) >= len(common)]
+        return all((node := self.node(path)) and node["class"] in SEQUENTIAL for path in within)
+
+
+def _as_layer(activation: tuple[str, float | None]) -> HeadLayer:
+    name, slope = activation
+    more = {} if slope is None else {"negative_slope": slope}
+    return HeadLayer("activation", activation=name, **more)  # type: ignore[arg-type]
 
 
 def _is_within(path: str, module: str) -> bool:
