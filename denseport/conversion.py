@@ -139,7 +139,11 @@ def converted(
         with _read_again(plan, layout, path) as written:
             files.confirm(*content, written.checkpoint if written else None)
             source.check_unchanged()
-            notes = [*notes, *more, *sequential.notes(weights.config, layout, framework)]
+            notes = [
+                *notes,
+                *more,
+                *([] if plan.format.described else sequential.notes(weights.config, layout, framework)),
+            ]
             report = _report(weights, layout, notes, plan, len(tensors))
             if processes is not None and written is not None:
                 report = dataclasses.replace(report, parity=_proved(plan, written, processes, progress))

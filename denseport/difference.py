@@ -75,6 +75,9 @@ def diff(a: str | Path, b: str | Path, **options: Unpack[Differing]) -> Differen
         Source(Path(b), net=chosen["net_b"], traits=traits) as second,
     ):
         canonical = _canonical(first), _canonical(second)
+        if all(canonical):
+            second.number_head_like(first.detection.config)
+            canonical = canonical[0], _canonical(second)
         by_layout = all(canonical)
         ours, theirs = canonical if by_layout else (first.checkpoint.tensors, second.checkpoint.tensors)
         different = [difference for name in {**ours, **theirs} if (difference := _compare(name, ours, theirs))]

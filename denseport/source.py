@@ -17,6 +17,7 @@ from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError, listed
 from denseport.layouts import descriptions, epsilon
 from denseport.metadata import recorded_preprocessing
+from denseport.net.config import DenseNetConfig
 from denseport.options import Head
 from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.presets import resolve
@@ -118,6 +119,11 @@ class Source:
         """
         weights = layouts.to_canonical(self.checkpoint, self.detection)
         return weights.without_head() if self.head == "drop" else weights
+
+    def number_head_like(self, other: DenseNetConfig) -> None:
+        """Counts dropout among the layers of its head where another net does, so that layers have the same names."""
+        self.detection = self.detection.numbered_like(other)
+        self.__dict__.pop("weights", None)
 
     @cached_property
     def suspicion(self) -> layouts.Suspicion:

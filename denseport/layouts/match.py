@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from denseport.checkpoint import Checkpoint
@@ -80,6 +80,19 @@ class Detection:
     def assumed(self) -> tuple[str, ...]:
         """The traits that change what is computed and that neither the file nor the layout states."""
         return tuple(name for name, origin in self.origins.items() if origin == "usual" and name != "head_activation")
+
+    def numbered_like(self, other: DenseNetConfig) -> Detection:
+        """The same net with dropout counted in its head where another net has it: layers then have its names."""
+        own, theirs = self.config.head_layers, other.head_layers
+        places = [[n for n, layer in enumerate(each) if layer.kind != "dropout"] for each in (own, theirs)]
+        if [own[n] for n in places[0]] != [theirs[n] for n in places[1]]:
+            return self
+        names = {f"head.{own[n].kind}{n}": f"head.{own[n].kind}{m}" for n, m in zip(*places, strict=True)}
+        parts = {role: role.rpartition(".") for role in self.roles}
+        roles = {
+            f"{names.get(parts[role][0], parts[role][0])}.{parts[role][2]}": name for role, name in self.roles.items()
+        }
+        return replace(self, config=self.config.replace(head_layers=theirs), roles=roles)
 
     @property
     def image_size(self) -> str:

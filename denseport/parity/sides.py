@@ -117,6 +117,7 @@ def both_sides(
         UsageError: `against` names libraries of one framework twice, or a library cannot run what is to be compared.
         FrameworkMissingError: A library of `against` is not installed.
     """
+    b.number_head_like(a.detection.config)
     first, second = Side.of(a), Side.of(b)
     _require_one_architecture(first, second)
     libraries = _libraries(against)

@@ -93,6 +93,8 @@ class Library:
         reason = find_layout(layout).cannot_build(config) or self.limits(config)
         if not reason and config.head_shape:
             reason = "its class averages the map before the classifier, this net flattens it"
+        if not reason and (config.head_layers or not config.classifier_bias):
+            reason = "its class has one dense layer with a bias for a head, this net has another head"
         if reason:
             raise LayoutError(f"{file}: {self.name} cannot build it: {reason}; choose another --against, or none")
 

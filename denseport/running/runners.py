@@ -213,7 +213,8 @@ class Runner(ABC):
         """Writes the outputs of one pass, and what it saw on the way: in the first image of each array, or in two."""
         net = self.net(each, request.device)
         looked_at = taps(each.config) if each.tapped else {}
-        places = {tap: net.layers[layer] for tap, layer in looked_at.items() if layer in net.layers}
+        layers = {tap: net.layers[layer] for tap, layer in looked_at.items() if layer in net.layers}
+        places = {tap: layer for tap, layer in layers.items() if not _activates(layer)}
         predict = self.predictor(net.module, places, each.dtype, request.device)
         outputs: dict[str, np.ndarray] = {}
         activations: dict[str, np.ndarray] = {}
@@ -366,3 +367,8 @@ def _index(device: str) -> int:
 
 def _on(setting: bool) -> str:
     return "on" if setting else "off"
+
+
+def _activates(layer: Any) -> bool:
+    """Whether a layer of Keras has an activation within it, which a net of denseport's has behind it."""
+    return getattr(getattr(layer, "activation", None), "__name__", "linear") != "linear"

@@ -77,6 +77,8 @@ def cannot_hold(config: DenseNetConfig) -> str:
         return reason
     if config.head_shape:
         return "keras_hub's DenseNets have no head behind a flattened map"
+    if config.head_layers or not config.classifier_bias:
+        return "keras_hub's DenseNets have one dense layer with a bias for a head"
     if config.compression is None:
         return "keras_hub's DenseNets have one ratio of compression for all transitions"
     return ""

@@ -64,6 +64,8 @@ def cannot_hold(config: DenseNetConfig) -> str:
         return reason
     if config.head_shape:
         return "timm's DenseNets have no head behind a flattened map"
+    if config.head_layers or not config.classifier_bias:
+        return "timm's DenseNets have one dense layer with a bias for a head"
     if config.stem_widths[-1] != 2 * config.growth_rate:
         return (
             f"timm's DenseNets have stems of {2 * config.growth_rate} channels, this net has {config.stem_widths[-1]}"
