@@ -168,6 +168,29 @@ def test_statistics_mend_what_names_mislead(fixtures: Path) -> None:
     assert not [name for name, array in arrays.items() if not np.array_equal(again[name], array)]
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("file", ["digits-torch.pth", "digits-keras.weights.h5"])
+def test_statistics_tell_layers_of_any_names_in_any_order(fixtures: Path, file: str, seed: int) -> None:
+    with Source(fixtures / file) as source:
+        order, config = "new-first" if seed % 2 else "old-first", source.weights.config
+        weights = source.weights.concatenated(order)
+        arrays = {name: np.array(tensor.read()) for name, tensor in weights.tensors.items()}
+    names = sorted({name.rpartition(".")[0] for name in arrays})
+    called = dict(zip(names, np.random.default_rng(seed).permutation(len(names)), strict=True))
+    rename = {
+        name: f"{chr(97 + called[name.rpartition('.')[0]] % 26)}x{called[name.rpartition('.')[0]] // 26}."
+        for name in arrays
+    }
+    shuffled = sorted(arrays, key=lambda name: (rename[name], name))
+    tensors_ = {rename[name] + name.rpartition(".")[2]: Tensor.of(arrays[name]) for name in shuffled}
+    checkpoint = Checkpoint(tensors_, format="pth", path="x.pth")
+    found = layouts.detect(checkpoint)
+    assert found.config.block_config == config.block_config
+    assert found.config.traits.concatenation == order
+    again = tensors(checkpoint, found)
+    assert not [name for name, array in arrays.items() if not np.array_equal(again[name], array)]
+
+
 def test_nothing_is_written_in_a_net_s_own_names(fixtures: Path, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="by-shape"):
         denseport.convert(fixtures / "digits-torch.pth", tmp_path / "x.pth", to_layout="by-shape", verify=False)

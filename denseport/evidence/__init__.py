@@ -2,6 +2,7 @@
 
 from denseport.evidence.consistency import EXCHANGED, Damage
 from denseport.evidence.inputs import Inputs
+from denseport.evidence.prediction import Norm, grouped, middle
 from denseport.evidence.verdicts import Evidence, Fit, Shown, examine
 
-__all__ = ["EXCHANGED", "Damage", "Evidence", "Fit", "Inputs", "Shown", "examine"]
+__all__ = ["EXCHANGED", "Damage", "Evidence", "Fit", "Inputs", "Norm", "Shown", "examine", "grouped", "middle"]

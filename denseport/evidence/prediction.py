@@ -214,7 +214,7 @@ class Net:
         expected = source.rectified(slope, self.config.traits.epsilon)
         if maker == STEM:
             return expected[np.newaxis]
-        kernel = _grouped(self._tensors[f"{maker}.weight"].read())
+        kernel = grouped(self._tensors[f"{maker}.weight"].read())
         kernel = kernel.swapaxes(1, 2) if maker in self._turned else kernel
         made = (kernel.astype(np.float32, copy=False) @ expected.astype(np.float32)).astype(np.float64)
         if self.config.conv_bias:
@@ -244,7 +244,7 @@ def _maker(maker: str, norm: str, config: DenseNetConfig) -> str:
     return STEM if config.stem_norm and maker == last and not norm.startswith("stem.") else maker
 
 
-def _grouped(kernel: np.ndarray) -> np.ndarray:
+def grouped(kernel: np.ndarray) -> np.ndarray:
     """A kernel (O, I, *spatial) summed over the taps that are off the centre along as many axes: (axes, O, I)."""
     side, dimensions = kernel.shape[-1], kernel.ndim - 2
     if side == 1:

@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError, listed, quoted
-from denseport.evidence import EXCHANGED, examine
-from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework
+from denseport.evidence import EXCHANGED, Evidence, Norm, examine, grouped
+from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.match import Detection, match
 from denseport.layouts.spec import BY_SHAPE
+from denseport.layouts.statistics import by_statistics
 from denseport.layouts.traits import Said
 from denseport.layouts.translate import to_canonical
-from denseport.net.graph import CLASSIFIER, Kind
+from denseport.net.graph import CLASSIFIER, PARAMETERS, Kind
 
 WORDS = re.compile(r"[^A-Za-z0-9]+")
 NUMBERS = re.compile(r"(\d+)")
@@ -77,16 +80,67 @@ def recognise(checkpoint: Checkpoint, names: Sequence[str], said: Said, *, drop_
         else:
             raise LayoutError(f"{quoted(name or names[0])} is no convolution, normalisation or dense layer")
     usual: Said = {"usual": USUAL_OF_KERAS} if framework.runs_in == "keras" else {}
-    named = recognised(layers)
-    found = match(checkpoint, BY_SHAPE, framework, groups, {**said, **usual}, drop_head=drop_head, named=named)
-    return _settled(replace(found, dropped=(*found.dropped, *dropped)), checkpoint)
+
+    def matched(named: Mapping[str, str | None]) -> Detection:
+        found = match(checkpoint, BY_SHAPE, framework, groups, {**said, **usual}, drop_head=drop_head, named=named)
+        return replace(found, dropped=(*found.dropped, *dropped))
+
+    try:
+        by_names, why = _settled(matched(recognised(layers)), checkpoint), ""
+    except LayoutError as error:
+        by_names, why = None, str(error)
+    if by_names and _evidence(by_names, checkpoint).fit.holds:
+        return by_names
+    try:
+        testified = _by_statistics(layers, checkpoint, groups, framework)
+        shown = matched({**dict.fromkeys(groups), **testified})
+    except LayoutError:
+        shown = None
+    if shown and _evidence(shown, checkpoint).fit.holds:
+        return shown
+    if by_names is None:
+        raise LayoutError(why)
+    return by_names
+
+
+def _evidence(found: Detection, checkpoint: Checkpoint) -> Evidence:
+    """What the weights say of a net."""
+    return examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
+
+
+def _by_statistics(
+    layers: Sequence[Layer], checkpoint: Checkpoint, groups: Groups, framework: Framework
+) -> dict[str, str]:
+    """The canonical name of each layer as its statistics say it, and of the one dense layer."""
+    norms, narrow, wide = dict[str, Norm](), dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for layer in layers:
+        tensors = [checkpoint.tensors[groups[layer.name][each]] for each in _parameters(layer, groups, framework)]
+        if layer.kind == "norm":
+            norms[layer.name] = Norm(*(tensor.read().astype(np.float64) for tensor in tensors))
+        elif layer.kind == "conv":
+            axes = framework.to_canonical("conv", len(layer.shape))
+            kernel = tensors[0].read().transpose(axes).astype(np.float32)
+            (wide if layer.is_wide else narrow)[layer.name] = grouped(kernel)
+    with np.errstate(all="ignore"):
+        found = by_statistics(norms, narrow, wide)
+    dense = [layer.name for layer in layers if layer.kind == "dense"]
+    return {**found, **dict.fromkeys(dense if len(dense) == 1 else [], CLASSIFIER)}
+
+
+def _parameters(layer: Layer, groups: Groups, framework: Framework) -> list[str]:
+    """What the file calls a layer's parameters, in canonical order; of a convolution its kernel alone."""
+    called = {framework.canonical_parameter(layer.kind, each): each for each in groups[layer.name]}
+    wanted = PARAMETERS[layer.kind] if layer.kind == "norm" else ("weight",)
+    if missing := [each for each in wanted if each not in called]:
+        raise LayoutError(f"{quoted(layer.name)} has no {missing[0]}")
+    return [called[each] for each in wanted]
 
 
 def _settled(found: Detection, checkpoint: Checkpoint) -> Detection:
     """The same net with normalisations in each other's place where the weights show that names misled."""
     for _ in range(MOST_EXCHANGED):
-        evidence = examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
-        pair = next((damage.layers for damage in evidence.damages if damage.mistake == EXCHANGED), None)
+        damages = _evidence(found, checkpoint).damages
+        pair = next((damage.layers for damage in damages if damage.mistake == EXCHANGED), None)
         if pair is None:
             break
         roles = dict(found.roles)
@@ -204,9 +258,9 @@ class _Roles:
     def body(self, width: int, growth: int, first: list[Layer], second: list[Layer], narrow: list[Layer]) -> None:
         """Places dense layers, by the first convolution of each, and transitions."""
         moving = [layer for layer in narrow if layer not in first]
-        partners = dict(zip((layer.name for layer in first), _like(first, second), strict=True)) if second else {}
         if second and len(first) != len(second):
             raise LayoutError(f"{len(first)} bottlenecks stand before {len(second)} convolutions that add channels")
+        partners = dict(zip((layer.name for layer in first), _like(first, second), strict=True)) if second else {}
         block, place = 1, 0
         for layer in first:
             across = next((t for t in moving if t.shape[:2] == (layer.shape[1], width)), None)
