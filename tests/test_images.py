@@ -22,7 +22,7 @@ from densenets import CIFAR, SMALL
 from PIL import Image
 
 from denseport.errors import FrameworkMissingError, UsageError
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig, Inputs
 from denseport.preprocessing import PREPROCESSING, Preprocessing, preprocess
 from denseport.running import npz, pictures
 from denseport.running.images import ImageSet, given, noise, training_shape
@@ -105,6 +105,16 @@ def test_sizes_are_refused_just_where_a_net_cannot_take_them(
             given(tmp_path / "x.npz", config)
         else:
             assert "do not fit; the net takes" in refused(tmp_path / "x.npz", config)
+
+
+def test_noise_is_standard_normal_where_the_stem_sees_it() -> None:
+    inputs = Inputs(4, (2, 1, 0), (1 / 255, 0.5, 2.0), (-1.0, 0.0, 3.0))
+    for images in noise(SMALL_NET.replace(inputs=inputs)):
+        assert images.shape[-1] == 4
+        raw = all_of(ImageSet.from_json(images.to_json()))
+        seen = raw[..., inputs.order] * np.float32(inputs.scale) + np.float32(inputs.offset)
+        assert abs(seen.mean((0, 1, 2))).max() < 0.1
+        assert abs(seen.std((0, 1, 2)) - 1).max() < 0.1
 
 
 def test_noise_is_the_same_in_every_process_and_batch() -> None:

@@ -227,3 +227,30 @@ def test_predictions_are_those_of_the_model_in_the_file(models: Path, workers: W
         assert ran in "\n".join(plain(text.predictions(predicted)))
         shares = [[found.probability for found in sorted(each.classes, key=lambda c: c.index)] for each in predicted]
         np.testing.assert_allclose(shares, np.load(models / "free.npy"), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def keras_2_models(script: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keras-2")
+    script("keras_2_whole_models", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["classifier.h5", "classifier.keras", "nested.h5", "nested.keras"])
+def test_keras_3_builds_the_models_of_keras_2(
+    name: str, keras_2_models: Path, tmp_path: Path, workers: Workers
+) -> None:
+    report = converted(keras_2_models / name, tmp_path / "b.pth", workers)
+    assert report.a.ran == IN_THE_FILE
+    assert report.relative_error < 2e-6
+
+
+def test_a_head_activation_that_denseport_does_not_read_is_a_failure(
+    models: Path, tmp_path: Path, workers: Workers
+) -> None:
+    denseport.convert(models / "free.keras", tmp_path / "b.pth", verify=False)
+    with Source(models / "free.keras") as first, Source(tmp_path / "b.pth") as second:
+        found = first.detection
+        first.detection = dataclasses.replace(found, config=found.config.replace(head_activation="sigmoid"))
+        with pytest.raises(denseport.VerificationError, match="ends in softmax, where denseport reads sigmoid"):
+            compared(first, second, checked_comparing({"device": "cpu"}), workers=workers)

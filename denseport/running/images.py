@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from denseport.errors import UsageError
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig, Inputs
 from denseport.net.graph import reduction, sizes
 from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.running import npz, pictures
@@ -40,6 +40,8 @@ class ImageSet:
         names: One an image: the picture's name within the folder, or `images[17]`; () for noise.
         preprocessing: How they are prepared; None where they are taken as they are.
         labels: (N,) integers, or None.
+        scale: What a net multiplies each channel by before its stem, by which noise is divided; () for 1.
+        offset: What it then adds, which is taken off noise before; () for 0.
     """
 
     name: str
@@ -49,6 +51,8 @@ class ImageSet:
     names: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     labels: np.ndarray | None = field(default=None, compare=False)
+    scale: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """C-contiguous float32 arrays (n, *spatial, C), in order, n at most `size`, and fewer where images are large.
@@ -58,7 +62,7 @@ class ImageSet:
         """
         size = self._bounded(size)
         if self.path is None:
-            return _noise(self.shape, size)
+            return self._noise(size)
         if self.kind == "npz":
             return npz.batches(self.path, self.shape, size, self.preprocessing)
         files = [self.path / name for name in self.names]
@@ -72,6 +76,15 @@ class ImageSet:
         """How many arrays `batches(size)` gives."""
         return -(-self.shape[0] // self._bounded(size))
 
+    def _noise(self, size: int) -> Iterator[np.ndarray]:
+        """Standard normal values where a net's stem sees them, which do not depend on `size`."""
+        random = np.random.default_rng((SEED, *self.shape))
+        for at in range(0, self.shape[0], size):
+            values = random.standard_normal((min(size, self.shape[0] - at), *self.shape[1:]), np.float32)
+            if self.scale:
+                values = (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
+            yield values
+
     def _bounded(self, size: int) -> int:
         return min(size, max(1, MAX_BATCH_VALUES // math.prod(self.shape[1:])))
 
@@ -84,6 +97,8 @@ class ImageSet:
             "path": self.path and str(self.path),
             "names": self.names if self.kind == "pictures" else (),
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+            "scale": self.scale,
+            "offset": self.offset,
         }
 
     @classmethod
@@ -97,21 +112,17 @@ class ImageSet:
             path and Path(path),
             tuple(plain["names"]),
             spec and Preprocessing.from_dict(spec, path),
+            scale=tuple(plain["scale"]),
+            offset=tuple(plain["offset"]),
         )
-
-
-def _noise(shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
-    """Standard normal values, which do not depend on `size`."""
-    random = np.random.default_rng((SEED, *shape))
-    for at in range(0, shape[0], size):
-        yield random.standard_normal((min(size, shape[0] - at), *shape[1:]), np.float32)
 
 
 def noise(config: DenseNetConfig, size: FreeSize = ()) -> tuple[ImageSet, ...]:
     """Noise of a fixed seed: two images with even sides, two with odd ones, and one of unequal sides, as far as fit.
 
     `same` and symmetric padding differ at even sides alone, and mixed-up axes show where sides are unequal. A flattened
-    head takes those alone that leave it its map, and all are of the `size` that a model takes alone.
+    head takes those alone that leave it its map, and all are of the `size` that a model takes alone. A net that
+    prepares its images gets what becomes such values before its stem: divided by 255, noise would show little.
 
     Raises:
         UsageError: The net needs larger images than can be made up.
@@ -125,13 +136,25 @@ def noise(config: DenseNetConfig, size: FreeSize = ()) -> tuple[ImageSet, ...]:
     odd = tuple(side + 1 for side in even)
     shares = (0.75, 0.875, 0.75)  # of which the second becomes odd
     unequal = tuple(int(side * shares[axis]) // 2 * 2 + axis % 2 for axis, side in enumerate(even))
+    scale, offset = _undone(config.inputs)
     counts = Counter({even: 2})
     for sides, count in ((odd, 2), (unequal, 1 if config.dimensions > 1 else 0)):
         counts[_fixed(sides, size)] += count
     return tuple(
-        ImageSet(shown_size(sides), (count, *sides, config.image_channels))
+        ImageSet(shown_size(sides), (count, *sides, config.image_channels), scale=scale, offset=offset)
         for sides, count in counts.items()
         if count and _takes(config, sides)
+    )
+
+
+def _undone(inputs: Inputs | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The scale and the offset of each channel that a net is fed: those of the first that it makes of it."""
+    if inputs is None:
+        return (), ()
+    made_of = [inputs.order.index(n) if n in inputs.order else None for n in range(inputs.channels)]
+    return (
+        tuple(1.0 if c is None else inputs.scale[c] for c in made_of),
+        tuple(0.0 if c is None else inputs.offset[c] for c in made_of),
     )
 
 

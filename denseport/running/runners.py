@@ -202,6 +202,7 @@ class Runner(ABC):
                 if each.model == WHOLE_MODEL:
                     try:
                         held = whole_models.build(checkpoint, Path(each.file), weights, each.dtype, each.rounded)
+                        held.require(each.config.traits.head_activation, each.shown)
                         return Net(held.net, WHOLE_MODEL, held.layers)
                     except whole_models.CannotBuildError as error:
                         reason = str(error)

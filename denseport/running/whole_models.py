@@ -22,7 +22,7 @@ import numpy as np
 
 from denseport import layouts
 from denseport.checkpoint import Checkpoint, dtype_of
-from denseport.errors import quoted
+from denseport.errors import VerificationError, quoted
 from denseport.layouts import Weights
 from denseport.layouts.frameworks import KERAS
 from denseport.running.images import ImageSet, shown_size
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # What a configuration may name. Keras looks functions up by these modules too, of which only activations are harmless.
 MODULES = "layers|models|engine|ops|initializers|regularizers|constraints|dtype_policies|mixed_precision"
-CLASSES = re.compile(rf"keras(\.src)?(\.({MODULES})(\..*)?)?")
-FUNCTIONS = re.compile(r"builtins|keras(\.src)?\.activations(\..*)?")
+CLASSES = re.compile(rf"(tf_)?keras(\.src)?(\.({MODULES})(\..*)?)?")
+FUNCTIONS = re.compile(r"builtins|(tf_)?keras(\.src)?\.activations(\..*)?")
 SUFFIXES = {"keras": ".keras", "h5": ".h5"}
 # Activations of outputs that saturate: far from 0, outputs that differ by much are equal behind them.
 OF_OUTPUTS = {"softmax": "softmax", "sigmoid": "sigmoid", "log_softmax": "log-softmax"}
@@ -59,6 +59,14 @@ class WholeModel:
     net: keras.Model
     layers: Mapping[str, Any]
     head_activation: str
+
+    def require(self, head_activation: str, shown: str) -> None:
+        """Raises VerificationError where what was taken off is not what denseport reads there, and will write."""
+        if self.head_activation != head_activation:
+            raise VerificationError(
+                f"{shown}: its model ends in {self.head_activation}, where denseport reads {head_activation}; state it "
+                f"with --trait head_activation={self.head_activation}"
+            )
 
 
 def why_not(checkpoint: Checkpoint) -> str:
@@ -140,7 +148,7 @@ def build(checkpoint: Checkpoint, file: Path, weights: Weights, dtype: str, roun
         raise CannotBuildError(reason)
     try:
         with keras_computing_in(dtype):
-            model = _built(_in_dtype(checkpoint.description, dtype), legacy=checkpoint.format == "h5")
+            model = _built(_for_keras_3(checkpoint.description, dtype), legacy=checkpoint.format == "h5")
         _load_weights(model, file, checkpoint.format)
     except Exception as error:  # Keras has no class for what it does not take
         import keras
@@ -155,17 +163,27 @@ def build(checkpoint: Checkpoint, file: Path, weights: Weights, dtype: str, roun
     return WholeModel(model, found, _without_activation(model))
 
 
-def _in_dtype(config: Any, dtype: str) -> Any:
-    """A copy of a configuration whose layers compute in a dtype, and which says nothing of training."""
+def _for_keras_3(config: Any, dtype: str) -> Any:
+    """A copy of a configuration that computes in a dtype, and says nothing of training.
+
+    What Keras 2 has of it otherwise is put as Keras 3 takes it: no layer's name has a slash, what there is one of is in
+    no list, and no module is `engine`.
+    """
     if isinstance(config, list):
-        return [_in_dtype(each, dtype) for each in config]
+        return [_for_keras_3(each, dtype) for each in config]
+    if isinstance(config, str):
+        return config.replace("/", "_")
     if not isinstance(config, dict):
         return copy.copy(config)
-    return {
-        key: dtype if key == "dtype" and value is not None else _in_dtype(value, dtype)
-        for key, value in config.items()
-        if key not in ("compile_config", "training_config")
-    }
+    changed = {key: _for_keras_3(value, dtype) for key, value in config.items() if key != "compile_config"}
+    if changed.get("dtype") is not None:
+        changed["dtype"] = dtype
+    if ".engine." in str(changed.get("module")):
+        changed["module"] = "keras.src.models.functional" if changed.get("class_name") == "Functional" else "keras"
+    for key in ("axis", "input_layers", "output_layers"):
+        if isinstance(stated := changed.get(key), list) and len(stated) == 1:
+            changed[key] = stated[0]
+    return changed
 
 
 def _built(config: dict[str, Any], *, legacy: bool) -> keras.Model:
