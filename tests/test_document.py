@@ -285,12 +285,22 @@ def changed(report: ParityReport, **fields: Any) -> ParityReport:
 TRAINING = TrainingReport(12, 0.01, ((6.9, 6.9),) * 12, (TrainedTensor("stem.conv.weight", 2e-3, 1e-3),), 1e-9)
 TRAINED = dataclasses.replace(TRAINING, tolerance=1.0)
 
+TWINS = "Both files, as denseport reads them,"
+
 VERDICTS = {
-    "equal": (changed(good(), relative_error=0.0), "Both files compute the same", "are equal to the last digit"),
-    "close": (good(), "Both files compute the same", "what is left between the two is rounding"),
+    "equal": (
+        changed(good(), relative_error=0.0),
+        f"{TWINS} compute the same",
+        "are equal to the last digit",
+    ),
+    "close": (
+        good(),
+        f"{TWINS} compute the same",
+        "what is left between the two is rounding",
+    ),
     "exact": (
         dataclasses.replace(changed(good(), reference_errors=None), dtype="float64"),
-        "Both files compute the same",
+        f"{TWINS} compute the same",
         "denseport verify --exact /data/models/densenet121.pth",
     ),
     "a library's": (
@@ -300,7 +310,7 @@ VERDICTS = {
     ),
     "trained": (
         dataclasses.replace(good(), training=TRAINED),
-        "Both files compute the same, and train alike",
+        f"{TWINS} compute the same, and train alike",
         "--train-steps 12",
     ),
     "trained apart": (
@@ -320,12 +330,12 @@ VERDICTS = {
     ),
     "rounded": (
         changed(good(), rounding_error=2e-3, source_error=2e-3),
-        "Both files compute the same",
+        f"{TWINS} compute the same",
         "Rounding the weights moves the outputs by 2.0e-03 in float64",
     ),
     "other traits": (
         changed(good(), trait_error=0.05),
-        "Both files compute the same",
+        f"{TWINS} compute the same",
         "The second file's own traits move the outputs by 5.0e-02",
     ),
     "far": (

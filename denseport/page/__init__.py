@@ -16,6 +16,7 @@ from denseport.page.html import code, count, document, element, prose, sentence,
 from denseport.page.sections import sections
 from denseport.parity.report import ParityReport
 from denseport.running.libraries import LIBRARIES
+from denseport.running.request import TWIN
 
 
 def page(report: ParityReport) -> str:
@@ -74,7 +75,8 @@ def _header(report: ParityReport) -> Element:
 def _headline(report: ParityReport) -> str:
     """The verdict in one line."""
     if report.passed:
-        return "Both files compute the same" + (", and train alike" if report.training else "")
+        read = ", as denseport reads them," if report.a.model == report.b.model == TWIN else ""
+        return f"Both files{read} compute the same" + (", and train alike" if report.training else "")
     if report.cause == "training":
         return "These files compute the same, but do not train alike"
     return "These files do not compute the same"
@@ -97,6 +99,10 @@ def _remarks(report: ParityReport) -> Iterator[str]:
     """What a reader must know before trusting outputs that agree."""
     if not report.outputs_agree:
         return
+    if report.a.model == report.b.model == TWIN:
+        yield "Both nets are denseport's twins: what it has misread in a file, or assumes of it, both would share."
+    else:
+        yield f"Compared: {report.scope}."
     worst = max(report.comparisons, key=lambda each: max(each.rounding_error or 0, each.trait_error or 0))
     yield from map(sentence, worst.effects)
     references = [each.reference_errors for each in report.comparisons if each.reference_errors]

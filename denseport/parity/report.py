@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from denseport.errors import VerificationError, figure, limit, listed, quoted
-from denseport.running.request import ran_by
+from denseport.running.request import TWIN, WHOLE_MODEL, ran_by
 
 EQUAL = "equal"
 
@@ -55,6 +55,13 @@ class FrameworkRun:
         """What ran the file, where, and with what settings."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if self.device != "cpu")
         return f"{self.version}, {self.device}{f' ({settings})' if settings else ''}: {self.ran}"
+
+    @property
+    def read_as(self) -> str:
+        """Whose reading of the file was run, as a verdict says it."""
+        if self.model == TWIN:
+            return "as denseport reads it"
+        return "by its own model" if self.model == WHOLE_MODEL else f"as {self.model} loads it"
 
     @property
     def ran(self) -> str:
@@ -363,7 +370,7 @@ class ParityReport:
             "worst": self.training.worst.name,
             **plain["training"],
         }
-        found = {"passed": self.passed, "verdict": self.verdict, "failure": self.failure}
+        found = {"passed": self.passed, "verdict": self.verdict, "scope": self.scope, "failure": self.failure}
         runs = {name: {**plain[name], "ran": run.ran} for name, run in (("a", self.a), ("b", self.b))}
         figures = {**found, "relative_error": self.relative_error, **plain, **runs, "training": training}
         finite: dict[str, Any] = _finite(figures)
@@ -407,9 +414,17 @@ class ParityReport:
         return ""
 
     @property
+    def scope(self) -> str:
+        """What the verdict is about: what two twins share, and denseport has misread, it does not cover."""
+        if self.a.model == self.b.model == TWIN:
+            return "both files as denseport reads them"
+        return f"the first file {self.a.read_as}, the second {self.b.read_as}"
+
+    @property
     def verdict(self) -> str:
-        """Passed or failed, by what figure, in what precision, in one line."""
+        """Passed or failed, by what figure, in what precision and of what, in one line."""
         told = f"{figure(self.relative_error)} relative, tolerance {limit(self.tolerance)}, in {self.dtype}"
+        told = f"{told}; {self.scope}"
         if self.passed:
             return f"passed: {told}"
         return f"FAILED: {told}" if self.cause == "outputs" else f"FAILED: {told}; {self.reason}"

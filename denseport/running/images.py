@@ -80,7 +80,7 @@ class ImageSet:
         """Standard normal values where a net's stem sees them, which do not depend on `size`."""
         random = np.random.default_rng((SEED, *self.shape))
         for at in range(0, self.shape[0], size):
-            values = random.standard_normal((min(size, self.shape[0] - at), *self.shape[1:]), np.float32)
+            values: np.ndarray = random.standard_normal((min(size, self.shape[0] - at), *self.shape[1:]), np.float32)
             if self.scale:
                 values = (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
             yield values
