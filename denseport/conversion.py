@@ -18,7 +18,7 @@ from denseport.layouts import Layout, Weights, sequential
 from denseport.net.config import DenseNetConfig
 from denseport.net.graph import parameters
 from denseport.options import Comparing, Converting, among, checked
-from denseport.planning import Plan, planned, target_description, target_layout, target_metadata
+from denseport.planning import Plan, inputs_notes, planned, target_description, target_layout, target_metadata
 from denseport.source import Source
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def converted(
         weights = source.weights.concatenated("old-first")
         layout, notes = target_layout(weights.config, plan)
         weights = _changed(weights, layout, plan)
+        notes += inputs_notes(weights.config, layout, plan)
         if processes is not None:  # the frameworks take seconds to start, in which the file is written
             processes.start(
                 device=plan.options["device"],
@@ -163,7 +164,7 @@ def _frameworks(workers: Workers | None, verify: bool) -> AbstractContextManager
 
 
 def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
-    """The weights to write: with another epsilon, classifier or dtype where that was asked for.
+    """The weights to write: with another epsilon, stem, classifier or dtype where that was asked for.
 
     Raises:
         UsageError: They are NaN or Inf, a running variance is or would become negative, or a value is beyond the range
@@ -175,6 +176,11 @@ def _changed(weights: Weights, layout: Layout, plan: Plan) -> Weights:
     if options["compensate_epsilon"]:
         usual = weights.config.traits.epsilon
         weights = weights.with_epsilon(layout.traits_of(weights.config).get("epsilon", usual))
+    if options["fold_inputs"]:
+        try:
+            weights = weights.with_inputs_folded()
+        except UsageError as error:
+            raise UsageError(f"{source.shown}: {error}") from None
     if options["classes"] is not None:
         weights = weights.with_new_head(options["classes"])
     return weights if options["dtype"] == "keep" else weights.cast(dtype_of(options["dtype"]))
@@ -224,6 +230,7 @@ def _proved(
         written,
         among(Comparing, plan.options),
         same_traits=plan.options["allow_trait_mismatch"],
+        folded=plan.options["fold_inputs"],
         workers=processes,
         progress=progress,
     )

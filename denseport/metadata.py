@@ -20,9 +20,11 @@ H5_ATTRIBUTE = "denseport"
 ZIP_RECORD = "extra/denseport.json"
 
 Layer = TypeVar("Layer")
+Made = TypeVar("Made")
 
 FORMAT, LAYOUT, VARIANT, SOURCE, TRAITS = "format", "layout", "variant", "source_sha256", "traits"
-COUNTERS, PREPROCESSING, HEAD = "num_batches_tracked", "preprocessing", "head"
+COUNTERS, PREPROCESSING, HEAD, INPUTS = "num_batches_tracked", "preprocessing", "head", "inputs"
+ASSUMED = "preprocessing_assumed"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Record:
         counters: The steps that normalisations have counted, where the file has no tensors for them: one number for
             all, or one for each by its canonical name.
         preprocessing: How images are prepared, or None.
+        assumed: The name of the preprocessing that such nets usually have, where nothing states this one's, or "".
         head: The fields of each layer of a head of several.
+        inputs: The fields of what the net makes of its images before the stem; none where nothing.
     """
 
     layout: str = ""
@@ -48,7 +52,9 @@ class Record:
     source_sha256: str = ""
     counters: int | Mapping[str, int] = 0
     preprocessing: Preprocessing | None = None
+    assumed: str = ""
     head: Sequence[Mapping[str, Any]] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def strings(self) -> dict[str, str]:
         """The same as metadata of a file; nothing stands for what is not known."""
@@ -60,7 +66,9 @@ class Record:
             TRAITS: json.dumps(dict(self.traits)) if self.traits else "",
             COUNTERS: json.dumps(self.counters) if self.counters else "",
             PREPROCESSING: json.dumps(self.preprocessing.to_dict()) if self.preprocessing else "",
+            ASSUMED: self.assumed,
             HEAD: json.dumps(list(self.head)) if self.head else "",
+            INPUTS: json.dumps(dict(self.inputs)) if self.inputs else "",
         }
         return {key: text for key, text in strings.items() if text}
 
@@ -101,6 +109,24 @@ def recorded_head(
     except (ValueError, TypeError, RecursionError, LayoutError) as error:
         raise LayoutError(
             f"{shown}: the recorded head is none of a DenseNet: {quoted(error)}; write the file again from its source"
+        ) from None
+
+
+def recorded_inputs(
+    metadata: Mapping[str, str], layout: str, shown: str | Path, make: Callable[[Any], Made]
+) -> Made | None:
+    """What `make` makes of the inputs that were recorded with a layout; None where it was another one.
+
+    Raises:
+        LayoutError: They are not such that it makes anything of them.
+    """
+    if metadata.get(LAYOUT) != layout or INPUTS not in metadata:
+        return None
+    try:
+        return make(json.loads(metadata[INPUTS]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, LayoutError) as error:
+        raise LayoutError(
+            f"{shown}: the recorded inputs are none of its net: {quoted(error)}; write the file again from its source"
         ) from None
 
 

@@ -195,6 +195,12 @@ class Writing(Reading, total=False):
     compensate_epsilon: Annotated[
         bool, Option(False, "Where epsilons differ, move the difference into the running variances.")
     ]
+    fold_inputs: Annotated[
+        bool,
+        Option(
+            False, "Multiply the stem's kernel by what the net multiplies its image by, so that it takes the raw one."
+        ),
+    ]
     allow_nonfinite: Annotated[bool, Option(False, "Accept NaN, Inf and negative running variances.")]
     dtype: Annotated[Dtype, Option("keep", "Keep the dtype, or round every tensor to this one.")]
     verify: Annotated[bool, Option(True, "Run both frameworks and compare their outputs.")]

@@ -13,11 +13,14 @@ from denseport.errors import LayoutError, UsageError, listed
 from denseport.layouts import Layout, Weights, descriptions, find_layout
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
-from denseport.metadata import COUNTERS, HEAD, PREPROCESSING, Record, recorded_preprocessing
+from denseport.metadata import ASSUMED, COUNTERS, HEAD, INPUTS, PREPROCESSING, Record, recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.options import DEFAULT_LAYOUT, Comparing, Converting, among, needing_verify
-from denseport.preprocessing import find_preprocessing
+from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.source import Source
+
+# What a conversion says anew in place of what the source's metadata say.
+REPLACED = (ASSUMED, COUNTERS, HEAD, INPUTS)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def target_layout(config: DenseNetConfig, plan: Plan) -> tuple[Layout, list[str]
 def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan: Plan) -> dict[str, str]:
     """The strings that travel with the weights: those of the source, and what this conversion knows.
 
-    The source's own record of a preprocessing stays; else there is that of its preset or layout.
+    The source's own record of a preprocessing stays, but where what the net itself makes of images is added to it. What
+    the source's library usually does to images nobody states of this net: it is recorded as assumed, where the target's
+    library does something else.
 
     Args:
         weights: What is written.
@@ -155,10 +160,9 @@ def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan
     """
     config, source = weights.config, plan.source
     unstated = layout.traits_of(config).keys() - descriptions.STATED.get(plan.format.name, frozenset())
-    kept = {key: text for key, text in source.checkpoint.metadata.items() if key not in (COUNTERS, HEAD)}
-    # What a layout says is said of photographs; how a grey or a 3-D net's images were prepared, nobody states.
-    of_photographs = config.in_channels == 3 and config.dimensions == 2
-    images = source.preprocessing if of_photographs and PREPROCESSING not in kept else None
+    kept = {key: text for key, text in source.checkpoint.metadata.items() if key not in REPLACED}
+    if config.inputs and not holds_inputs(layout, plan):
+        kept.pop(PREPROCESSING, None)
     record = Record(
         layout=layout.name,
         traits=vars(config.replace(**{trait: layout.traits_of(config)[trait] for trait in unstated}).traits),
@@ -167,9 +171,52 @@ def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan
         source_sha256=source.sha256,
         counters=0 if framework.counter and layout.counters else counters_to_record(weights),
         head=[dataclasses.asdict(layer) for layer in config.head_layers],
-        preprocessing=None if images == find_preprocessing("none") else images,
+        **({} if PREPROCESSING in kept else _images(config, layout, plan)),
+        inputs=dataclasses.asdict(config.inputs)
+        if config.inputs and layout.is_own and not plan.format.described
+        else {},
     )
     return {**kept, **record.strings()}
+
+
+def holds_inputs(layout: Layout, plan: Plan) -> bool:
+    """Whether the target says what its net makes of images: as layers, or in the metadata of this project's layout."""
+    return plan.format.name == "keras" or (layout.is_own and not plan.format.described)
+
+
+def inputs_notes(config: DenseNetConfig, layout: Layout, plan: Plan) -> list[str]:
+    """What to say of inputs that the target does not hold."""
+    own = plan.source.weights.config.inputs
+    if own and plan.options["fold_inputs"]:
+        return [f"{own.formula} of the image x is folded into the stem's kernel"]
+    if config.inputs is None or holds_inputs(layout, plan):
+        return []
+    foldable = "" if any(config.inputs.offset) else ", or give --fold-inputs"
+    return [
+        f"the source's net makes {config.inputs.formula} of its image x first, which layout {layout.name} does not "
+        "hold: feed what is written with that, or keep it in a .keras file or with --to-layout "
+        f"denseport{foldable}"
+    ]
+
+
+def _images(config: DenseNetConfig, layout: Layout, plan: Plan) -> dict[str, Any]:
+    """How images are prepared: as a preset or the source's own net states it, else as is usual, which is assumed.
+
+    Raises:
+        FormatError: The source's metadata hold something else than a preprocessing.
+    """
+    source, inputs = plan.source, config.inputs
+    if inputs:
+        stated = Preprocessing.of_inputs(inputs.order, inputs.scale, inputs.offset)
+        before = recorded_preprocessing(source.checkpoint.metadata, source.shown)
+        both = stated if stated is None or before is None else before.followed_by(stated)
+        return {} if holds_inputs(layout, plan) else {"preprocessing": both}
+    # A preset's is that of photographs; how a grey or a 3-D net's images were prepared, nobody states.
+    of_photographs = config.in_channels == 3 and config.dimensions == 2
+    if source.preset and of_photographs and source.preset.preprocessing != find_preprocessing("none"):
+        return {"preprocessing": source.preset.preprocessing}
+    usual = source.checkpoint.metadata.get(ASSUMED, source.detection.layout.preprocessing)
+    return {} if usual in ("none", layout.preprocessing) else {"assumed": usual}
 
 
 def target_description(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 from denseport.errors import FormatError, UsageError, quoted
 
@@ -91,6 +91,34 @@ class Preprocessing:
         except UsageError as error:
             raise FormatError(f"{file}: {error}; correct the file's metadata, or take it out") from None
 
+    @classmethod
+    def of_inputs(cls, order: tuple[int, ...], scale: tuple[float, ...], offset: tuple[float, ...]) -> Self | None:
+        """What makes channels x[order] * scale + offset of an image x, or None where no preprocessing does."""
+        if order not in ((0,), (0, 1, 2), (2, 1, 0)) or min(scale) <= 0:
+            return None
+        pixels = 1 / 255 if max(scale) <= 1 / 16 else 1.0
+        std = tuple(pixels / each for each in scale)
+        mean = tuple(-shift * spread if shift else 0.0 for shift, spread in zip(offset, std, strict=True))
+        try:
+            return cls(mean, std, pixels, "bgr" if order == (2, 1, 0) else "rgb")
+        except UsageError:
+            return None
+
+    def of_pixels(self) -> Preprocessing:
+        """The same for pixels from 0 to 255, where the figures tell that they are meant for those from 0 to 1."""
+        if self.scale != 1.0 or self == Preprocessing(scale=1.0):
+            return self
+        scale = tuple(1 / each for each in self.std)
+        offset = tuple(-mean / self.std[0] for mean in self.mean)
+        return dataclasses.replace(self, scale=1 / 255) if takes_unit_pixels(scale, offset) else self
+
+    def followed_by(self, other: Preprocessing) -> Preprocessing | None:
+        """This one's size and the other's figures, or None where this one has figures of its own as well."""
+        if any(self.mean) or set(self.std) != {1.0} or self.channel_order != "rgb" or self.scale != 1.0:
+            return None
+        own = {name: getattr(self, name) for name in ("crop", "crop_fraction", "interpolation")}
+        return dataclasses.replace(other, **own)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {name: list(own) if isinstance(own, tuple) else own for name, own in dataclasses.asdict(self).items()}
@@ -149,6 +177,20 @@ PREPROCESSING: Mapping[str, Preprocessing] = MappingProxyType(
     }
 )
 """The preprocessings that have a name."""
+
+
+def takes_unit_pixels(scale: tuple[float, ...], offset: tuple[float, ...]) -> bool:
+    """Whether x * scale + offset is more likely meant for pixels from 0 to 1 than for those from 0 to 255.
+
+    The likelier of the two gives photographs a spread near 1, and a mean near 0 beside that.
+    """
+    factor, shift = sum(map(abs, scale)) / len(scale), sum(offset) / len(offset)
+
+    def oddity(pixels: float) -> float:
+        spread = PIXEL_SPREAD * pixels * factor
+        return abs(math.log(spread)) + abs(MEAN_PIXEL * pixels * factor + shift) / spread
+
+    return oddity(1 / 255) < oddity(1.0)
 
 
 def find_preprocessing(name: str) -> Preprocessing:

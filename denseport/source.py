@@ -16,10 +16,10 @@ from denseport.background import in_background
 from denseport.checkpoint import Checkpoint
 from denseport.errors import FormatError, UsageError, listed
 from denseport.layouts import descriptions, epsilon
-from denseport.metadata import recorded_preprocessing
+from denseport.metadata import ASSUMED, recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.options import Head
-from denseport.preprocessing import Preprocessing, find_preprocessing
+from denseport.preprocessing import PREPROCESSING, Preprocessing, find_preprocessing, takes_unit_pixels
 from denseport.presets import resolve
 
 if TYPE_CHECKING:
@@ -176,13 +176,21 @@ class Source:
     def preprocessing(self) -> Preprocessing:
         """How its images are prepared, as the preset has it, or else its metadata, or else its layout.
 
+        Pixels are from 0 to 255, or are brought to 0 to 1 where the figures of a net's own inputs, or those that its
+        metadata have, tell that these are meant.
+
         Raises:
             FormatError: Its metadata hold something else than a preprocessing.
         """
         if self.preset:
             return self.preset.preprocessing
         recorded = recorded_preprocessing(self.checkpoint.metadata, self.shown)
-        return recorded or find_preprocessing(self.detection.layout.preprocessing)
+        if inputs := self.detection.config.inputs:
+            usual = "keras-cv" if takes_unit_pixels(inputs.scale, inputs.offset) else "none"
+        else:
+            usual = self.checkpoint.metadata.get(ASSUMED, "")
+            usual = usual if usual in PREPROCESSING else self.detection.layout.preprocessing
+        return recorded.of_pixels() if recorded else find_preprocessing(usual)
 
     def hash_in_background(self) -> None:
         """Starts to hash the file, which is done once.

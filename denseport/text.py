@@ -47,6 +47,10 @@ def parity(report: ParityReport, every_tap: bool = False) -> list[Part]:
     files = []
     for run in (report.a, report.b):
         files += [Row(run.framework, f"{run.file} ({run.layout})"), *_traits(run.traits, run.origins)]
+        if run.prepared:
+            files.append(
+                Row("fed with", f"{run.prepared} of each image x, which the other file's net makes of it itself")
+            )
     return [*files, *_compared(report, every_tap), Row("time", f"{report.seconds:.1f} s")]
 
 
@@ -147,7 +151,8 @@ def layouts(every: Iterable[Layout]) -> list[Part]:
 
 def _variant(variant: str, config: DenseNetConfig) -> str:
     head = "no classifier" if config.num_classes is None else f"{config.num_classes} classes"
-    return f"{variant}, {config.in_channels} input channels, {head}"
+    before = f", {config.inputs.formula} of an image x first" if config.inputs else ""
+    return f"{variant}, {config.image_channels} input channels, {head}{before}"
 
 
 def _traits(traits: Mapping[str, Any], origins: Mapping[str, str]) -> list[Row]:

@@ -26,7 +26,7 @@ from denseport.layouts.derive import derive
 from denseport.metadata import recorded_preprocessing
 from denseport.net.config import DenseNetConfig
 from denseport.preprocessing import PREPROCESSING
-from denseport.source import sha256
+from denseport.source import Source, sha256
 
 PLAIN = SMALL["four blocks"][0]
 
@@ -478,12 +478,15 @@ def test_an_epsilon_that_does_not_matter_is_not_asked_for(tmp_path: Path) -> Non
 def test_how_images_are_prepared_travels_with_the_weights(fixtures: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.safetensors"
     denseport.convert(fixtures / "digits-torch.pth", target, to_layout="denseport", verify=False)
-    with denseport.read(target) as written:
-        found = recorded_preprocessing(written.metadata, target)
-    assert found == PREPROCESSING["torch"], "what torchvision's layout says, in a layout that says nothing"
     denseport.convert(target, tmp_path / "y.h5", to_layout="denseport", verify=False)
-    with denseport.read(tmp_path / "y.h5") as written:
-        assert recorded_preprocessing(written.metadata, target) == found
+    for file in (target, tmp_path / "y.h5"):
+        with Source(file) as source:
+            assert recorded_preprocessing(source.checkpoint.metadata, file) is None, "nothing states it"
+            assert source.checkpoint.metadata["preprocessing_assumed"] == "torch"
+            assert source.preprocessing == PREPROCESSING["torch"], "what torchvision's layout says"
+    denseport.convert(target, tmp_path / "z.pth", verify=False)
+    with denseport.read(tmp_path / "z.pth") as written:
+        assert "preprocessing_assumed" not in written.metadata, "torchvision's layout says it"
 
 
 FAULTS: dict[str, Callable[[dict[str, np.ndarray]], object]] = {

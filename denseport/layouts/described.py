@@ -78,22 +78,12 @@ def detect_described(
     found = _layout(checkpoint, own, named, framework, net, layout)
     try:
         detection = _Described(checkpoint, found, framework, named, net=net).detection(own, said, drop_head)
-        _refuse_what_would_be_lost(detection.config, checkpoint.label)
         return replace(detection, described=True, reading=net.notes, wrapper=checkpoint.wrapper)
     except MisfitError as misfit:
         raise LayoutError(
             f"{checkpoint.label}: its weights are not those of the net that its configuration describes: {misfit}; "
             "save the model again"
         ) from None
-
-
-def _refuse_what_would_be_lost(config: DenseNetConfig, label: str) -> None:
-    """Refuses nets with something that no file that is written could hold."""
-    if config.inputs is not None:
-        raise LayoutError(
-            f"{label}: the model has layers that change the image before the first convolution, which would be lost; "
-            "build one without, and save it again"
-        )
 
 
 def _group_of(place: Place, groups: Groups, checkpoint: Checkpoint) -> str | None:

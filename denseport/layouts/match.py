@@ -20,8 +20,8 @@ from denseport.layouts.places import branches
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.layouts.traits import KNOWN_AS, Origin, Said, decide
-from denseport.metadata import recorded_head, recorded_traits
-from denseport.net.config import HIDDEN_NAMES, DenseNetConfig, HeadLayer, Hidden, Traits
+from denseport.metadata import recorded_head, recorded_inputs, recorded_traits
+from denseport.net.config import HIDDEN_NAMES, DenseNetConfig, HeadLayer, Hidden, Inputs, Traits
 from denseport.net.graph import CLASSIFIER, Kind, head_layers, kind, layers, reduction, shapes
 
 Shape = tuple[int, ...]
@@ -252,6 +252,7 @@ class Attempt:
         if drop_head and config.num_classes is None:
             self.drop_strangers()
         config = self.with_pools(config, unstated=KNOWN_AS[traits["head_pool"].origin] == "assumed")
+        config = self.with_recorded_inputs(config)
         expected = self.expected(config)
         self.refuse_problems(config, expected)
         return Detection(
@@ -264,6 +265,17 @@ class Attempt:
             head=self.head,
             reading=tuple(self.reading),
         )
+
+    def with_recorded_inputs(self, config: DenseNetConfig) -> DenseNetConfig:
+        """The net with what an earlier conversion recorded of its inputs."""
+        file = self.checkpoint
+        recorded = recorded_inputs(
+            file.metadata,
+            self.layout.name,
+            file.label,
+            lambda plain: config.replace(inputs=Inputs.from_dict(plain)),
+        )
+        return recorded or config
 
     def give_roles(self, groups: Groups) -> None:
         """Gives each tensor its role by the canonical name of its layer; those that have none become strangers."""

@@ -39,6 +39,7 @@ PAPERS: Mapping[str, Any] = MappingProxyType(
     {name: getattr(Traits(), name) for name in ("activation", "transition_activation", "negative_slope", "head_pool")}
 )
 
+OWN = "denseport"
 Names = Mapping[str, tuple[Template, ...]]
 
 
@@ -111,6 +112,11 @@ class Layout:
     def reference(self) -> str:
         """What `find_layout` finds the layout by."""
         return self.file or self.name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is this project's, whose files say in their metadata what names and shapes do not."""
+        return self.name == OWN
 
     def framework_for(self, native: str) -> Framework:
         """The framework whose conventions a file takes, given the one that its format is native to."""

@@ -152,7 +152,7 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.order or not len(self.order) == len(self.scale) == len(self.offset):
             raise LayoutError("inputs have an order, a scale and an offset for each channel of the stem")
-        if not all(0 <= channel < self.channels for channel in self.order):
+        if not all(type(channel) is int and 0 <= channel < self.channels for channel in self.order):
             raise LayoutError(f"inputs are made of channels 0 to {self.channels - 1}, not {quoted(list(self.order))}")
         if not all(map(math.isfinite, (*self.scale, *self.offset))) or not all(self.scale):
             raise LayoutError("inputs are scaled by numbers that are neither 0 nor infinite, and shifted by numbers")
@@ -161,6 +161,29 @@ class Inputs:
     def unchanged(cls, channels: int) -> Inputs:
         """Every channel as it comes."""
         return cls(channels, tuple(range(channels)), (1.0,) * channels, (0.0,) * channels)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Inputs:
+        """The inputs whose fields these are, by way of JSON or not."""
+        scale, offset = (tuple(map(float, plain[name])) for name in ("scale", "offset"))
+        return cls(plain["channels"], tuple(plain["order"]), scale, offset)
+
+    @property
+    def formula(self) -> str:
+        """What is done to an image x, as people write it: `(x - 127.5) / 127.5`, `x[2, 1, 0] - (103.939, ...)`."""
+        chosen = "" if self.order == tuple(range(self.channels)) else str(list(self.order))
+        mean = [-offset / scale for offset, scale in zip(self.offset, self.scale, strict=True)]
+        divisor = [1 / scale for scale in self.scale]
+        shifted = f"x{chosen} - {_figures(mean)}" if any(mean) else f"x{chosen}"
+        if set(divisor) == {1.0}:
+            return shifted
+        return f"{f'({shifted})' if any(mean) else shifted} / {_figures(divisor)}"
+
+
+def _figures(numbers: list[float]) -> str:
+    """Numbers to six digits; one where all are alike."""
+    shown = [f"{number:.6g}" for number in numbers]
+    return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
@@ -375,8 +398,7 @@ class DenseNetConfig:
         values["traits"] = Traits(**plain["traits"])
         values["head_layers"] = tuple(HeadLayer(**layer) for layer in plain["head_layers"])
         if inputs := plain["inputs"]:
-            own = {name: tuple(inputs[name]) for name in ("order", "scale", "offset")}
-            values["inputs"] = Inputs(inputs["channels"], **own)
+            values["inputs"] = Inputs.from_dict(inputs)
         return cls(**values)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from denseport.checkpoint import Tensor, pieces
 from denseport.errors import UsageError
-from denseport.net.config import DenseNetConfig
+from denseport.net.config import DenseNetConfig, Inputs
 from denseport.net.graph import CLASSIFIER, channels, layers, shapes
 
 
@@ -87,6 +87,25 @@ class Weights:
             for name in (f"{layer.name}.{parameter}" for parameter in (layer.shapes if is_norm else ("weight",))):
                 tensors[name] = _permuted(tensors[name], index, axis=0 if is_norm else 1)
         return replace(self, config=self.config.replace(concatenation=order), tensors=tensors)
+
+    def with_inputs_folded(self) -> Weights:
+        """The same function without inputs: the stem's kernel is multiplied by their scale, in their order of channels.
+
+        Raises:
+            UsageError: There are none, or they add an offset, which zero padding would not see.
+        """
+        inputs = self.config.inputs
+        if inputs is None:
+            raise UsageError("its net makes nothing of its image before the stem; leave --fold-inputs out")
+        if any(inputs.offset):
+            raise UsageError(
+                f"its net makes {inputs.formula} of its image x, of which an offset cannot be folded into a "
+                "convolution that pads with zeros; leave --fold-inputs out"
+            )
+        name = f"stem.conv{self.config.stem_numbers[0]}.weight"
+        config = self.config.replace(inputs=None, in_channels=inputs.channels)
+        folded = _folded(self.tensors[name], inputs)
+        return replace(self, config=config, tensors={**self.tensors, name: folded})
 
     def with_epsilon(self, epsilon: float) -> Weights:
         """The same function at another epsilon: the difference goes into every running variance of the body.
@@ -182,6 +201,19 @@ def _permuted(tensor: Tensor, index: np.ndarray, axis: int) -> Tensor:
         return values.reshape(split).take(index, axis).reshape(values.shape)
 
     return Tensor(tensor.dtype, tensor.shape, read)
+
+
+def _folded(kernel: Tensor, inputs: Inputs) -> Tensor:
+    """A kernel (O, I, *spatial) that makes of an image what the given one makes of the inputs of it."""
+
+    def read() -> np.ndarray:
+        values = kernel.read().astype(np.float64)
+        made = np.zeros((values.shape[0], inputs.channels, *values.shape[2:]))
+        for n, (channel, scale) in enumerate(zip(inputs.order, inputs.scale, strict=True)):
+            made[:, channel] += values[:, n] * scale
+        return made.astype(kernel.dtype)
+
+    return Tensor(kernel.dtype, (kernel.shape[0], inputs.channels, *kernel.shape[2:]), read)
 
 
 def _cast(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:

@@ -34,6 +34,7 @@ class FrameworkRun:
         settings: What can change the figures, by name: TF32, determinism, CUDA and cuDNN versions.
         seconds: Wall time that the process took, its start included where it was started for this check.
         peak_memory: Peak resident memory of the process in bytes, that of earlier checks included.
+        prepared: What was made of images x for it, as the other file's net does by itself, or "".
     """
 
     file: str
@@ -49,6 +50,7 @@ class FrameworkRun:
     settings: Mapping[str, str]
     seconds: float
     peak_memory: int
+    prepared: str = ""
 
     @property
     def ran_on(self) -> str:

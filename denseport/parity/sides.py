@@ -10,7 +10,7 @@ from denseport.checkpoint import dtype_of
 from denseport.errors import LayoutError, UsageError, quoted
 from denseport.layouts import Weights
 from denseport.layouts.spec import EPSILON_ROUNDING
-from denseport.net.config import DenseNetConfig, Traits
+from denseport.net.config import DenseNetConfig, Inputs, Traits
 from denseport.running import whole_models
 from denseport.running.images import ImageSet
 from denseport.running.libraries import LIBRARIES
@@ -33,6 +33,7 @@ class Side:
         model: What runs it: the twin, the whole model that it holds, or a library's, as `Pass.model` has it.
         reason: Why it is the twin, which computes what denseport reads from the file; "" where it is not.
         rounded: The dtype that the weights of both files are rounded to first, the narrower one's, or None.
+        prepared: What was made of images x for it, as the other file's net does by itself, or "".
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Side:
     model: str = TWIN
     reason: str = ""
     rounded: str | None = None
+    prepared: str = ""
 
     @classmethod
     def of(cls, source: Source) -> Side:
@@ -59,7 +61,7 @@ class Side:
     @property
     def file_config(self) -> DenseNetConfig:
         """The net that is run, under the traits of the file."""
-        return self.source.weights.config
+        return self.source.weights.config.replace(inputs=self.config.inputs)
 
     @property
     def keeps_its_traits(self) -> bool:
@@ -134,13 +136,37 @@ def both_sides(
 
 
 def _require_one_architecture(first: Side, second: Side) -> None:
-    a, b = (side.config.replace(traits=Traits()) for side in (first, second))
-    if a != b:
+    a, b = first.config, second.config
+    plain = [each.replace(traits=Traits(), inputs=None, in_channels=each.image_channels) for each in (a, b)]
+    stems = [each.replace(traits=Traits(), inputs=None) for each in (a, b)]
+    if plain[0] != plain[1] and stems[0] != stems[1]:
         raise LayoutError(
-            f"{second.source.shown}: is a {b.variant} with {b.num_classes} classes and {b.in_channels} channels, "
-            f"{first.source.shown} a {a.variant} with {a.num_classes} and {a.in_channels}; compare two files of one "
+            f"{second.source.shown}: is a {b.variant} with {b.num_classes} classes and {b.image_channels} channels, "
+            f"{first.source.shown} a {a.variant} with {a.num_classes} and {a.image_channels}; compare two files of one "
             "architecture"
         )
+
+
+def fed_alike(first: Side, second: Side) -> tuple[Side, Side]:
+    """The sides as the same images are meant for both.
+
+    Where one file's net prepares its images and the other's does not, the other is given them so prepared: its twin
+    does it. A library's own model does not, so that beside one the images are taken to be prepared.
+    """
+    own, others = first.config.inputs, second.config.inputs
+    if own == others or (own and others):
+        return first, second
+    by_library = any(side.model not in (TWIN, WHOLE_MODEL) for side in (first, second))
+    inputs = None if by_library else own or others
+    return _with_inputs(first, inputs), _with_inputs(second, inputs)
+
+
+def _with_inputs(side: Side, inputs: Inputs | None) -> Side:
+    if side.config.inputs == inputs:
+        return side
+    twin = side.as_twin("images are prepared for it, or for the other file") if side.model == WHOLE_MODEL else side
+    prepared = inputs.formula if inputs else ""
+    return replace(twin, config=side.config.replace(inputs=inputs), prepared=prepared)
 
 
 def _libraries(against: Sequence[str]) -> dict[str, str]:

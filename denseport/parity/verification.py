@@ -16,7 +16,7 @@ from denseport.options import EXACT_TOLERANCE, TOLERANCE, Comparing, Head, Readi
 from denseport.parity.comparison import compare, disagreements, outputs, predictions, tap_errors, training
 from denseport.parity.diagnosis import diagnose, illustrate
 from denseport.parity.report import Comparison, FrameworkRun, ParityReport
-from denseport.parity.sides import Side, both_sides
+from denseport.parity.sides import Side, both_sides, fed_alike
 from denseport.requirements import keras_backend, require_parity
 from denseport.running.images import ImageSet, given, noise, training_shape
 from denseport.running.libraries import LIBRARIES
@@ -114,17 +114,18 @@ def compared(
     options: Comparing,
     *,
     same_traits: bool = False,
+    folded: bool = False,
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> ParityReport:
-    """As `verify`, of two files that are open."""
+    """As `verify`, of two files that are open; `folded` where the second takes raw images though it has no inputs."""
     started = time.perf_counter()
     options = checked_comparing(options)
     for source in (a, b):
         source.hash_in_background()
         source.require_decided()
     sides = both_sides(a, b, options["against"], same_traits=same_traits, in_float64=_in_float64(options))
-    images, sides = _images(sides, options)
+    images, sides = _images(sides if folded else fed_alike(*sides), options)
     with results_folder() as folder:
         requests = [_request(side, sides, images, options, folder) for side in sides]
         try:
@@ -240,6 +241,7 @@ def _run(side: Side, reply: dict[str, Any]) -> FrameworkRun:
         framework=side.framework,
         traits=vars(side.file_config.traits),
         origins=side.source.detection.known_as,
+        prepared=side.prepared,
         **reply,
     )
 
