@@ -20,6 +20,7 @@ import denseport
 from denseport import FormatError, LayoutError, formats, text
 from denseport.checkpoint import Tensor
 from denseport.layouts import Detection, detect, to_canonical
+from denseport.net.config import DenseNetConfig
 from denseport.terminal import Row
 
 NET = SMALL["four blocks"][0]
@@ -206,6 +207,46 @@ def test_inspect_draws_what_stands_where(tmp_path: Path) -> None:
     assert denseport.inspect(tmp_path / "a.pth", net="module.encoder_k").problem == ""
 
 
+def under_names_of_no_layout(arrays: Arrays) -> Arrays:
+    names = {"conv0": "first", "norm0": "second", "denseblock": "stage_", "denselayer": "unit_", "transition": "shrink"}
+    return {re.sub("|".join(names), lambda part: names[part[0]], name): array for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("kind", ["two encoders", "averaged weights", "one at the top", "a body and a whole net"])
+def test_several_nets_of_no_known_names_are_refused_and_each_is_had_by_its_path(kind: str) -> None:
+    arrays, paths = SEVERAL[kind]
+    arrays = under_names_of_no_layout(arrays)
+    with pytest.raises(LayoutError, match=f"holds {len(paths)} nets") as refused:
+        detect(checkpoint(arrays))
+    remedies = re.findall(r"--net (\S+)", str(refused.value))
+    assert len(remedies) == len(paths)
+    first, *others = (detect(checkpoint(arrays), net=path) for path in remedies)
+    assert not any(set(first.roles.values()) & set(other.roles.values()) for other in others)
+    assert set(first.dropped) >= {name for other in others for name in other.roles.values()}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_what_stands_outside_a_net_of_no_known_names_is_left_out_and_said(kind: str) -> None:
+    arrays = under_names_of_no_layout(below("model.", WHOLE)) | STRANGERS[kind]
+    assert set(found(arrays).dropped) == set(STRANGERS[kind])
+
+
+def test_one_block_of_a_net_is_no_net() -> None:
+    """Where something in the net is strange, so that the whole is refused."""
+    config = DenseNetConfig.bc(8, (4, 4), 16, num_classes=3)
+    arrays = under_names_of_no_layout(spelled(config, "torchvision"))
+    arrays |= {"features.stage_2.extra.weight": zeros(24, 24, 3, 3)}
+    with pytest.raises(LayoutError, match="no known layout matches"):
+        detect(checkpoint(arrays))
+
+
+def test_a_body_of_no_known_names_is_had_by_head_drop() -> None:
+    arrays = under_names_of_no_layout(below("encoder.", BODY)) | {"decoder.0.conv.weight": zeros(4, 76, 3, 3)}
+    with pytest.raises(LayoutError, match=r"unexpected keys decoder\.0\.conv\.weight.*--head drop"):
+        detect(checkpoint(arrays))
+    assert set(found(arrays, head="drop").dropped) == {"decoder.0.conv.weight"}
+
+
 def test_the_same_net_under_two_names_is_one() -> None:
     assert found(below("model.", WHOLE) | below("backbone.", BODY)).prefix == "model."
 
@@ -224,7 +265,7 @@ def test_the_way_that_a_message_names_leads_to_the_net(tmp_path: Path) -> None:
     arrays = below("q.", renamed(BODY)) | {"q.mlp.0.weight": zeros(7, NET.features + 1)} | below("k.", renamed(OTHER))
     path, target, layout = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "mine.toml"
     formats.write({name: Tensor.of(array) for name, array in arrays.items()}, {}, path, "safetensors")
-    with pytest.raises(LayoutError, match="denseport layouts derive"):
+    with pytest.raises(LayoutError, match=r"--net k or --net q\.features"):
         denseport.convert(path, target, verify=False)
     layout.write_text(denseport.derive(path, net="q", head="drop"))
     with pytest.raises(LayoutError, match="--net k or --net q"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from denseport.layouts.recognition import recognise
 from denseport.layouts.search import Attempt, Found
 from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import BY_SHAPE, Layout
+from denseport.layouts.subtrees import nets_by_shape
 from denseport.layouts.traits import Said, refuse_contradiction, refuse_idle
 from denseport.net.config import Traits
 
@@ -137,15 +138,15 @@ def survey(checkpoint: Checkpoint, layout: str | Path | None = None) -> tuple[li
         net = detect_described(checkpoint, whole, layout, {}, drop_head=True)
         return [Net(ROOT, net.config.variant, net.layout.name, len(net.roles))], branches(list(net.dropped))
     search = _Search(checkpoint, {"file": described.traits, "option": {}}, drop_head=False, net=None)
-    for candidates in _candidates(checkpoint, layout, checkpoint.metadata.get(metadata.LAYOUT, described.layout)):
-        if found := search.nets(candidates):
-            used = {name for each in found for name in each.detection.roles.values()}
-            nets = [
-                Net(each.place.path, _described(each, found), each.detection.layout.name, len(each.detection.roles))
-                for each in found
-            ]
-            return nets, branches([name for name in checkpoint.tensors if name not in used])
-    return [], ""
+    tried = _candidates(checkpoint, layout, checkpoint.metadata.get(metadata.LAYOUT, described.layout))
+    found = next((found for candidates in tried if (found := search.nets(candidates))), [])
+    found = found or (search.nets_by_shape()[0] if layout is None else [])
+    used = {name for each in found for name in each.detection.roles.values()}
+    nets = [
+        Net(each.place.path, _described(each, found), each.detection.layout.name, len(each.detection.roles))
+        for each in found
+    ]
+    return nets, branches([name for name in checkpoint.tensors if name not in used]) if nets else ""
 
 
 def _described_net(checkpoint: Checkpoint, *, drop_head: bool) -> DescribedNet | None:
@@ -275,19 +276,39 @@ class _Search:
         """The net whose names no layout has, told by its shapes.
 
         Raises:
-            LayoutError: There is none, or it is one of a known layout from which something is missing.
+            LayoutError: There is none, or it is one of a known layout from which something is missing; or there are
+                several, or it is a part of something larger.
         """
         if asked and not any(misfit.layout is BY_SHAPE for _, misfit in self.misfits):
             raise self.no_match(asked=True)
+        found, reason = self.nets_by_shape()
+        if not found:
+            raise self.no_match(asked=asked, by_shape=reason)
+        return self.completed(_only(found, self.checkpoint))
+
+    def nets_by_shape(self) -> tuple[list[Found], str]:
+        """The nets whose names no layout has, and why the file as a whole is none."""
         try:
-            found = recognise(self.checkpoint, self.names, self.said, drop_head=self.drop_head)
+            return [Found(Place(), self.recognised(self.names))], ""
         except LayoutError as error:
-            raise self.no_match(asked=asked, by_shape=str(error)) from None
+            reason = str(error)
+        found = nets_by_shape(
+            self.checkpoint, self.names, self.recognised, drop_head=self.drop_head, chosen=self.net is not None
+        )
+        return [each for each in found if self.net != ROOT or not each.place.prefix], reason
+
+    def recognised(self, names: Sequence[str]) -> Detection:
+        """The net that some tensors are by their shapes.
+
+        Raises:
+            LayoutError: They are none, or one of a known layout from which something is missing.
+        """
+        found = recognise(self.checkpoint, names, self.said, drop_head=self.drop_head)
         _, closest = max(self.misfits, key=lambda each: each[1].named)
         config = found.config
         is_whole = config.final_norm and config.bottleneck_norm and (config.stem_norm or config.stem_kernel <= 3)
         if not is_whole and closest.named * 2 > closest.layers and not closest.layout.numbered:
-            raise self.no_match(asked=asked)
+            raise LayoutError("")
         return found
 
     def no_match(self, *, asked: bool, by_shape: str = "") -> LayoutError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -90,7 +90,8 @@ class Attempt:
             return self._body()
         own, near, far, whole = self.zones.own, self.zones.near, self.zones.far, bool(self.zones.classifier)
         misfits = []
-        for beside in [near] if whole else [near, self._without_loose(near), near | far]:
+        every = near | far
+        for beside in [near] if whole else [near, self._without_loose(near), every, self._without_loose(every)]:
             try:
                 detection = self._matched(own | beside)
             except MisfitError as misfit:
@@ -139,18 +140,11 @@ class Attempt:
     def _net(self, detection: Detection) -> Found:
         """The net, unless a dense layer beside it reads what its body or its classifier gives."""
         detection = self._completed(detection)
-        config = detection.config
-        if self.chosen or self.framework is not TORCH or config.num_classes is None:
+        if self.chosen or self.framework is not TORCH or detection.config.num_classes is None:
             return Found(self.place, detection)
         foreign = tuple(other.prefix for other in self.others)
-        gives = {config.num_classes: f"its {config.num_classes} outputs", config.features: "its body gives"}
-        for name in detection.dropped:
-            shape = self._shape(name)
-            dense = name.endswith(".weight") and len(shape) == 2 and not name.startswith(foreign)
-            if dense and shape[1] in gives and not PROJECTOR.search(name):
-                told = f"{quoted(name)} reads as many values as {gives[shape[1]]}, and may belong to the net"
-                return Found(self.place, detection, told)
-        return Found(self.place, detection)
+        beside = [name for name in detection.dropped if not name.startswith(foreign)]
+        return Found(self.place, detection, reads_the_net(detection, beside, self.checkpoint))
 
     def _are_spare(self, near: Layers, config: DenseNetConfig) -> bool:
         """Whether layers beside a net that has its classifier cannot stand between its body and its classifier.
@@ -223,3 +217,14 @@ class Attempt:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.checkpoint.tensors[name].shape
+
+
+def reads_the_net(found: Detection, names: Iterable[str], checkpoint: Checkpoint) -> str:
+    """Which dense layer beside a net reads what its body or its classifier gives, or ""."""
+    config = found.config
+    gives = {config.num_classes: f"its {config.num_classes} outputs", config.features: "its body gives"}
+    for name in names:
+        shape = checkpoint.tensors[name].shape
+        if name.endswith(".weight") and len(shape) == 2 and shape[1] in gives and not PROJECTOR.search(name):
+            return f"{quoted(name)} reads as many values as {gives[shape[1]]}, and may belong to the net"
+    return ""
