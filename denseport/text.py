@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denseport.errors import figure, listed, quoted
-from denseport.layouts.traits import told
 from denseport.terminal import Part, Row, Table
 
 if TYPE_CHECKING:
@@ -156,6 +155,8 @@ def _variant(variant: str, config: DenseNetConfig) -> str:
 
 
 def _traits(traits: Mapping[str, Any], origins: Mapping[str, str]) -> list[Row]:
+    from denseport.layouts.traits import told  # brings numpy, which --help does without
+
     return [Row(how, line) for how, line in told(traits, origins).items()]
 
 

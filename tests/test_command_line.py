@@ -76,7 +76,10 @@ def test_a_trait_is_stated_on_every_command_that_reads_a_net(denseport: Run, fix
     source, target, derived = fixtures / "digits-torch.pth", tmp_path / "x.pth", tmp_path / "mine.toml"
     traits = ("--trait", "epsilon=0.002", "--trait", "padding=same")
     done = denseport("convert", "--no-verify", *traits, source, target)
-    assert "\nstated      epsilon 0.002, padding same\nassumed     stem_stride 2, " in done.stdout
+    assert (
+        "\nstated      epsilon 0.002, padding same\nshown       stem_pool max, concatenation old-first" in done.stdout
+    )
+    assert "\nassumed     stem_stride 2, " in done.stdout
     assert "note: written in layout denseport, since layout torchvision has epsilon 1e-05" in done.stderr
     shown = denseport("inspect", *traits, source).stdout
     assert "\nstated       epsilon 0.002, padding same\n" in shown

@@ -68,8 +68,8 @@ def as_layer(
         if len(shape) == 2 and all(shape):
             return Layer(name, "dense", shape[1], shape[0], {str(each): tensor for each, tensor in named.items()})
     named = {framework.canonical_parameter("norm", parameter): tensor for parameter, tensor in parameters.items()}
-    if named.keys() - {COUNTER} == set(PARAMETERS["norm"]):
-        (width,) = tensors[named["weight"]].shape or (0,)
+    if named.keys() - {COUNTER} == set(PARAMETERS["norm"]) and len(shape := tensors[named["weight"]].shape) == 1:
+        width = shape[0]
         return Layer(name, "norm", width, width, {str(each): tensor for each, tensor in named.items()})
     return None
 

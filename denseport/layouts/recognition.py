@@ -20,6 +20,7 @@ from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError, listed, quoted
 from denseport.evidence import EXCHANGED, Evidence, Norm, examine, grouped
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
+from denseport.layouts.inference import RANKS
 from denseport.layouts.match import Detection, match
 from denseport.layouts.spec import BY_SHAPE
 from denseport.layouts.statistics import by_statistics
@@ -73,8 +74,14 @@ def recognise(checkpoint: Checkpoint, names: Sequence[str], said: Said, *, drop_
     layers, groups, dropped = [], dict[str, Mapping[str, str]](), list[str]()
     for name, parameters in framework.grouped(dict(zip(names, names, strict=True))).items():
         if kind := kind_of(checkpoint, parameters, framework):
+            layer = Layer(name, kind[0], framework.canonical_shape(*kind))
+            alike = {checkpoint.tensors[each].shape for each in _values(layer, parameters, framework)}
+            if len(kind[1]) not in RANKS[kind[0]] or not all(kind[1]) or len(set(layer.shape[2:])) > 1:
+                raise LayoutError(f"{quoted(name)} has a kernel or scale of shape {kind[1]}")
+            if len(alike) > 1:
+                raise LayoutError(f"the parameters of {quoted(name)} are not alike: {listed(map(str, alike))}")
             groups[name] = parameters
-            layers.append(Layer(name, kind[0], framework.canonical_shape(*kind)))
+            layers.append(layer)
         elif all(_computes_nothing(checkpoint.tensors[each]) for each in parameters.values()):
             dropped += parameters.values()
         else:
@@ -114,7 +121,7 @@ def _by_statistics(
     """The canonical name of each layer as its statistics say it, and of the one dense layer."""
     norms, narrow, wide = dict[str, Norm](), dict[str, np.ndarray](), dict[str, np.ndarray]()
     for layer in layers:
-        tensors = [checkpoint.tensors[groups[layer.name][each]] for each in _parameters(layer, groups, framework)]
+        tensors = [checkpoint.tensors[name] for name in _values(layer, groups[layer.name], framework)]
         if layer.kind == "norm":
             norms[layer.name] = Norm(*(tensor.read().astype(np.float64) for tensor in tensors))
         elif layer.kind == "conv":
@@ -127,10 +134,10 @@ def _by_statistics(
     return {**found, **dict.fromkeys(dense if len(dense) == 1 else [], CLASSIFIER)}
 
 
-def _parameters(layer: Layer, groups: Groups, framework: Framework) -> list[str]:
-    """What the file calls a layer's parameters, in canonical order; of a convolution its kernel alone."""
-    called = {framework.canonical_parameter(layer.kind, each): each for each in groups[layer.name]}
-    wanted = PARAMETERS[layer.kind] if layer.kind == "norm" else ("weight",)
+def _values(layer: Layer, parameters: Mapping[str, str], framework: Framework) -> list[str]:
+    """The tensors of a normalisation, in canonical order, or the kernel of another layer."""
+    called = {framework.canonical_parameter(layer.kind, each): name for each, name in parameters.items()}
+    wanted = PARAMETERS["norm"] if layer.kind == "norm" else ("weight",)
     if missing := [each for each in wanted if each not in called]:
         raise LayoutError(f"{quoted(layer.name)} has no {missing[0]}")
     return [called[each] for each in wanted]
