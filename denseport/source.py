@@ -174,7 +174,7 @@ class Source:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How its images are prepared, as the preset has it, or else its metadata, or else its layout.
+        """How its images are prepared, as the preset has it, or else its metadata, its weights or its layout.
 
         Pixels are from 0 to 255, or are brought to 0 to 1 where the figures of a net's own inputs, or those that its
         metadata have, tell that these are meant.
@@ -190,6 +190,8 @@ class Source:
         else:
             usual = self.checkpoint.metadata.get(ASSUMED, "")
             usual = usual if usual in PREPROCESSING else self.detection.layout.preprocessing
+            if (evidence := self.detection.evidence) and evidence.inputs and evidence.inputs.are_pixels:
+                usual = "none"
         return recorded.of_pixels() if recorded else find_preprocessing(usual)
 
     def hash_in_background(self) -> None:

@@ -144,6 +144,7 @@ def test_the_range_of_smooth_images_is_told(scale: float, offset: float, possibl
     assert found is not None
     assert np.allclose(found.mean, pixels.mean(0), atol=0.01 * scale)
     assert set(found.possible) == possible
+    assert found.are_pixels is (possible == {"0 to 255"})
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/real is not here")

@@ -196,6 +196,22 @@ def test_nothing_is_written_in_a_net_s_own_names(fixtures: Path, tmp_path: Path)
         denseport.convert(fixtures / "digits-torch.pth", tmp_path / "x.pth", to_layout="by-shape", verify=False)
 
 
+def test_layouts_of_one_s_own_folder_are_found_without_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = renamed(canonical(BC), dots)
+    text = "\n".join(
+        f'"{role}" = "{dots(role + ".")[:-1]}"' for role in layouts.find_layout("denseport").names if "{s}" not in role
+    )
+    text = re.sub(
+        r"block\{b\}\.layer\{l\}\.(norm|conv)(\d)(?=\"$)", r"stages.{b}.units.{l}.\1_\2", text, flags=re.MULTILINE
+    )
+    (tmp_path / "mine.toml").write_text(f'title = "mine"\nframeworks = ["torch"]\nsource = "mine"\n[names]\n{text}\n')
+    monkeypatch.setenv("DENSEPORT_LAYOUTS", str(tmp_path))
+    assert layouts.detect(checkpoint).layout.name == layouts.find_layout("mine").name == "mine"
+    monkeypatch.setenv("DENSEPORT_LAYOUTS", str(tmp_path / "absent"))
+    with pytest.raises(LayoutError, match=r"DENSEPORT_LAYOUTS names .*absent.*, which is no folder"):
+        layouts.detect(checkpoint)
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/real is not here")
 def test_a_net_of_others_is_converted_without_a_flag(tmp_path: Path) -> None:
     report = denseport.convert(

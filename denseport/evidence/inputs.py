@@ -65,6 +65,11 @@ class Inputs:
         means = ", ".join(f"{mean:.3g}" for mean in self.mean)
         return f"mean {means}, spread about {self.spread:.2g}: {' or '.join(self.possible) or 'no usual range'}"
 
+    @property
+    def are_pixels(self) -> bool:
+        """Whether the net was trained on pixels as images have them, which are nothing else than 0 to 255."""
+        return self.possible == (SCALES[0].name,)
+
     def may_be_of(self, mean: float, spread: float) -> bool:
         """Whether photographs of such a mean and spread may have been what the net saw, as far as that can be told."""
         likeness = self.spread / spread

@@ -22,7 +22,7 @@ from denseport.layouts.frameworks import KERAS, TORCH
 from denseport.layouts.match import JOINED, Detection
 from denseport.layouts.nets import NetSearch
 from denseport.layouts.order import refuse_other_order
-from denseport.layouts.parse import find_layout, known_layouts
+from denseport.layouts.parse import find_layout, known_layouts, own_layouts
 from denseport.layouts.places import ROOT, branches
 from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import Layout
@@ -151,6 +151,13 @@ def _candidates(checkpoint: Checkpoint, layout: str | Path | None, recorded: str
     """The layouts to try: where one of the first list fits, those of the next do not come into question."""
     if layout is not None:
         return [[find_layout(layout)]]
+    if own := own_layouts():
+        return [own, *_candidates_that_ship(checkpoint, recorded)]
+    return _candidates_that_ship(checkpoint, recorded)
+
+
+def _candidates_that_ship(checkpoint: Checkpoint, recorded: str) -> list[list[Layout]]:
+    """The same of the layouts that ship with the package."""
     known = list(known_layouts().values())
     if first := [candidate for candidate in known if candidate.name == recorded]:
         return [first, [candidate for candidate in known if candidate.detected]]

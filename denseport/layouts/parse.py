@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 from denseport.preprocessing import PREPROCESSING
 
 FOLDER = Path(__file__).parent
+OWN_FOLDER = "DENSEPORT_LAYOUTS"
 SHIPPED = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME = 200
@@ -53,6 +55,20 @@ def known_layouts() -> Mapping[str, Layout]:
     return {name: _known(name).layout() for name in SHIPPED}
 
 
+def own_layouts() -> list[Layout]:
+    """The layouts in the user's own folder, which the environment variable `DENSEPORT_LAYOUTS` names.
+
+    Raises:
+        LayoutError: It names no folder, or a file in it is not a valid layout.
+    """
+    folder = os.environ.get(OWN_FOLDER)
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise LayoutError(f"{OWN_FOLDER} names {quoted(folder)}, which is no folder; correct it, or take it back")
+    return [find_layout(file) for file in sorted(Path(folder).glob("*.toml"))]
+
+
 def find_layout(name: str | Path) -> Layout:
     """A layout by its name, or from a user's TOML file.
 
@@ -65,6 +81,9 @@ def find_layout(name: str | Path) -> Layout:
         return BY_SHAPE
     path = Path(name)
     if path.suffix != ".toml":
+        for own in own_layouts():
+            if own.name == str(name):
+                return own
         raise LayoutError(f"no layout is called {quoted(name)}; known: {', '.join(known_layouts())}, or a .toml file")
     try:
         with path.open("rb") as file:
