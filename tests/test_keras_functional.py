@@ -14,7 +14,7 @@ from denseport.net.config import DenseNetConfig, Inputs
 SAME = PLAIN.replace(padding="same", negative_slope=0.3)
 ANSWERS = ("softmax", "sigmoid", "log-softmax")
 HELD = {
-    **{name: config for name, config in CONFIGS.items() if not cannot_hold(config) and not config.head_layers},
+    **{name: config for name, config in CONFIGS.items() if not cannot_hold(config)},
     **{f"same-{name}": SAME.replace(activation=name) for name in BODY_ACTIVATIONS},
     "one-scale-for-all": PLAIN.replace(inputs=Inputs(3, (0, 1, 2), (1 / 255,) * 3, (0.0,) * 3)),
     **{f"answer-{name}": PLAIN.replace(head_activation=name) for name in ANSWERS},
