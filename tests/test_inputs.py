@@ -113,6 +113,14 @@ def test_what_cannot_be_folded_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.pth").exists()
 
 
+def test_files_with_other_inputs_part_there(tmp_path: Path, workers: Workers) -> None:
+    files = [written(tmp_path / f"{name}.safetensors", EVERY[name]) for name in ("rescaled", "normalised")]
+    report = denseport.verify(*files, workers=workers)
+    assert not report.passed
+    assert report.divergence
+    assert "the first makes x / 255 of an image x and the second (x[2, 1, 0] -" in report.divergence.explanation
+
+
 @pytest.mark.parametrize("options", [{"head": "drop"}, {"classes": 3}], ids=str)
 def test_another_head_leaves_them(options: dict[str, Any], tmp_path: Path) -> None:
     source = written(tmp_path / "source.safetensors", NORMALISED)

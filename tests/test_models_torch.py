@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from test_models import CONFIGS, DEEP, PLAIN, SIZES, apart, as_mapped, images, process_of_its_own, weights
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError
+from denseport.layouts import detect
 from denseport.net.config import VARIANTS, DenseNetConfig
 from denseport.net.graph import shapes
 from denseport.net.weights import Weights
@@ -151,6 +152,19 @@ def norm_settings(config: DenseNetConfig) -> set[tuple[float, float]]:
 
 def test_norms_have_the_configs_settings(process: ProcessPoolExecutor) -> None:
     assert process.submit(norm_settings, PLAIN.replace(epsilon=2e-5)).result() == {(0.1, 2e-5)}
+
+
+def recorded(config: DenseNetConfig) -> dict[str, str]:
+    from denseport.models import pytorch
+
+    return pytorch.load(config, weights(config)).metadata
+
+
+@pytest.mark.parametrize("name", ["inputs", "every-head-layer", "pool-max"])
+def test_its_metadata_say_the_whole_net(name: str, process: ProcessPoolExecutor) -> None:
+    config = CONFIGS[name]
+    tensors = {name: Tensor.of(array) for name, array in weights(config).items()}
+    assert detect(Checkpoint(tensors, process.submit(recorded, config).result())).config == config
 
 
 def new_features_first(config: DenseNetConfig) -> bool:

@@ -6,8 +6,10 @@ from dataclasses import asdict
 import pytest
 from densenets import canonical_weights, equal
 
-from denseport.checkpoint import Tensor
+from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError
+from denseport.layouts import detect
+from denseport.metadata import Record
 from denseport.net.config import DenseNetConfig, HeadLayer, Inputs, Traits, trait_values
 from denseport.net.graph import feeding, flattened, reduction, shapes, taps
 from denseport.net.weights import Weights
@@ -95,6 +97,13 @@ def test_a_configuration_goes_through_json() -> None:
     config = NETS["joined pools"].replace(inputs=Inputs.unchanged(3), stem_stride=(1, 2))
     assert DenseNetConfig.from_dict(config.to_dict()) == config
     assert asdict(config)["traits"]["stem_stride"] == (1, 2)
+
+
+@pytest.mark.parametrize("config", NETS.values(), ids=NETS)
+def test_what_no_shape_shows_is_read_from_metadata(config: DenseNetConfig) -> None:
+    config = config.replace(inputs=Inputs(1, (0, 0, 0), (1.0, 2.0, 3.0), (0.0, 0.5, 0.0)), activation="silu")
+    strings = Record("denseport", **config.unshown).strings()
+    assert detect(Checkpoint(weights(config).tensors, strings)).config == config
 
 
 def test_strides_that_are_alike_are_one() -> None:

@@ -387,6 +387,12 @@ class DenseNetConfig:
         changes.setdefault("traits", dataclasses.replace(self.traits, **traits))
         return dataclasses.replace(self, **changes)
 
+    @property
+    def unshown(self) -> dict[str, Any]:
+        """What no name or shape shows of the net, as metadata record it: its traits, inputs, and layers of a head."""
+        plain = self.to_dict()
+        return {"traits": plain["traits"], "inputs": plain["inputs"] or {}, "head": plain["head_layers"]}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, traits nested, ready for JSON."""
         return dataclasses.asdict(self)

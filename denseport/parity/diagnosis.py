@@ -133,6 +133,9 @@ def _different_traits(a: DenseNetConfig, b: DenseNetConfig) -> str:
         if ours[trait] != theirs[trait]
         and not (trait == "epsilon" and abs(ours[trait] - theirs[trait]) <= EPSILON_ROUNDING)
     ]
+    if a.inputs != b.inputs:
+        made = [config.inputs.formula if config.inputs else "x" for config in (a, b)]
+        different.append(f"the first makes {made[0]} of an image x and the second {made[1]}")
     return ", ".join(different)
 
 

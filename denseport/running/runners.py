@@ -251,7 +251,7 @@ class Runner(ABC):
         layout = "denseport" if each.model == TWIN else each.found.layout.reference
         arrays = {"losses": np.array(trained.losses)}
         for what, native in (("gradient", trained.gradients), ("updated", trained.updated)):
-            canonical = canonical_arrays(native, layout, each.config.traits)
+            canonical = canonical_arrays(native, layout, each.config)
             arrays |= {f"{what}/{name}": array for name, array in canonical.items()}
         np.savez(request.trained, **arrays)  # type: ignore[arg-type]
 

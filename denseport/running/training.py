@@ -16,7 +16,7 @@ import numpy as np
 from denseport import layouts
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.metadata import Record
-from denseport.net.config import Traits
+from denseport.net.config import DenseNetConfig
 
 LEARNING_RATE = 0.01
 BATCH = 4
@@ -99,15 +99,15 @@ def _layers(model: Any) -> list[Any]:
     return [layer for each in inner for layer in each]
 
 
-def canonical_arrays(arrays: Mapping[str, np.ndarray], layout: str, traits: Traits) -> dict[str, np.ndarray]:
+def canonical_arrays(arrays: Mapping[str, np.ndarray], layout: str, config: DenseNetConfig) -> dict[str, np.ndarray]:
     """Arrays under a layout's names as canonical ones, with channels in the order of dense layers that append.
 
     Args:
         arrays: Every tensor of a net by its name in the layout.
         layout: The layout.
-        traits: Those of the net, where the layout does not say them.
+        config: The net, of which the layout does not say everything.
     """
-    metadata = Record(layout, vars(traits)).strings()
+    metadata = Record(layout, **config.unshown).strings()
     checkpoint = Checkpoint({name: Tensor.of(array) for name, array in arrays.items()}, metadata)
     weights = layouts.to_canonical(checkpoint, layouts.detect(checkpoint, layout)).concatenated("old-first")
     return {name: tensor.read() for name, tensor in weights.tensors.items()}

@@ -88,8 +88,8 @@ class DenseNet(nn.Sequential):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a safetensors file of the state dict should carry, so that denseport knows the net's traits again."""
-        return Record("denseport", vars(self.config.traits), "torch").strings()
+        """What a safetensors file of the state dict should carry, so that denseport knows the whole net again."""
+        return Record("denseport", framework="torch", **self.config.unshown).strings()
 
 
 def stem(config: DenseNetConfig) -> nn.Sequential:
