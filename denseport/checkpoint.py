@@ -90,6 +90,7 @@ class Checkpoint:
         described_by: Whose description it is: `keras`, a model's configuration; `timm` or `keras-hub`, JSON objects by
             the names of their files; or "".
         paths: Where the file has each layer, by the layer's name, where Keras loads by such paths and not by names.
+        notes: What a user should know of how it was read.
         nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
     """
 
@@ -105,6 +106,7 @@ class Checkpoint:
     backend: str = ""
     description: Mapping[str, Any] = field(default_factory=dict)
     described_by: str = ""
+    notes: tuple[str, ...] = ()
     close: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __enter__(self) -> Checkpoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import count, takewhile
 from pathlib import Path
@@ -179,6 +179,11 @@ def read(
     if fault:
         checkpoint.close()
         raise FormatError(f"{checkpoint.path}: {fault}")
+    if FORMATS[checkpoint.format].framework == "torch":
+        from denseport.formats.reparametrised import computed
+
+        tensors, notes = computed(checkpoint.tensors)
+        return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes))
     return checkpoint
 
 

@@ -9,18 +9,21 @@ import weakref
 from pathlib import Path
 
 from denseport.errors import FormatError, UsageError
+from denseport.formats.wrapped import COPY_AGAIN, GZIP, inflated, member
 
-COPY_AGAIN = "copy or download the file again"
+__all__ = ["COPY_AGAIN", "SourceFile"]
 
 
 class SourceFile:
     """The bytes of a file, read on demand.
 
-    It is not mapped into memory: when somebody truncates a mapped file, the next look at it ends the process.
+    It is not mapped into memory: when somebody truncates a mapped file, the next look at it ends the process. Of a tar
+    archive of one file these are that file's; of what gzip was put around, those within, which alone are in memory.
 
     Attributes:
         path: What messages call it: where it lies, or `shown`.
         size: Number of its bytes when it was opened.
+        wrapped: What it was found in: `gzip`, `tar`, both or nothing.
 
     Raises:
         UsageError: It cannot be opened, or is no regular file.
@@ -41,8 +44,27 @@ class SourceFile:
             raise UsageError(
                 f"{self.path}: cannot be read ({error.strerror}); check the path and its permissions"
             ) from None
+        self._start, self._content = 0, b""
+        self.wrapped: tuple[str, ...] = ()
         if not self.size:
             raise FormatError(f"{self.path}: the file is empty; {COPY_AGAIN}")
+        try:
+            self._unwrap()
+        except FormatError:
+            self.close()
+            raise
+
+    def _unwrap(self) -> None:
+        """Looks into gzip and tar, once each."""
+        if self.read(0, len(GZIP)) == GZIP:
+            self._content = inflated(self.path, self.read, self.size)
+            self.size = len(self._content)
+            self.wrapped = ("gzip",)
+            if not self.size:
+                raise FormatError(f"{self.path}: the file within is empty; {COPY_AGAIN}")
+        if found := member(self.path, self.read, self.size):
+            self._start, self.size = found
+            self.wrapped = (*self.wrapped, "tar")
 
     def read(self, start: int, size: int) -> bytes:
         """The `size` bytes from `start` on, or of those before the end of the file.
@@ -53,6 +75,9 @@ class SourceFile:
         """
         self._check_open()
         size = max(0, min(size, self.size - start))
+        start += self._start
+        if self._content:
+            return self._content[start : start + size]
         content = b""
         while len(content) < size:  # Linux reads 2 GiB at once
             try:
@@ -72,6 +97,12 @@ class SourceFile:
             UsageError: The file has been closed.
         """
         self._check_open()
+        start += self._start
+        if self._content:
+            if start + len(buffer) > len(self._content):
+                raise self._shorter()
+            buffer[:] = self._content[start : start + len(buffer)]
+            return
         while buffer:
             try:
                 count = os.preadv(self._descriptor, [buffer], start)

@@ -143,7 +143,7 @@ class Detection:
             f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
             f"{quoted(self.head)} was taken for the classifier": self.head and not self.config.head_layers,
             "the classifier has no bias": not self.config.classifier_bias,
-            **dict.fromkeys(self.reading, True),
+            **dict.fromkeys((*checkpoint.notes, *self.reading), True),
             f"the head takes the whole last map, that of images of {self.image_size} pixels": self.config.head_shape,
             f"left out: {branches(self.dropped)}": self.dropped,
             f"{' and '.join(map(quoted, figures))} have a value for each channel of the image: where they prepare it, "
