@@ -12,6 +12,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 import pytest
+from densenets import SMALL, canonical_weights, checkpoint
 from safetensors.numpy import load_file, save_file
 
 import denseport
@@ -23,6 +24,7 @@ from denseport.parity.report import ParityReport
 from denseport.parity.verification import checked_comparing, compared
 from denseport.running.images import noise
 from denseport.running.request import TWIN, WHOLE_MODEL
+from denseport.running.runners import of_whole_model
 from denseport.running.whole_models import image_size, why_not
 from denseport.running.workers import Workers
 from denseport.source import Source
@@ -254,3 +256,24 @@ def test_a_head_activation_that_denseport_does_not_read_is_a_failure(
         first.detection = dataclasses.replace(found, config=found.config.replace(head_activation="sigmoid"))
         with pytest.raises(denseport.VerificationError, match="ends in softmax, where denseport reads sigmoid"):
             compared(first, second, checked_comparing({"device": "cpu"}), workers=workers)
+
+
+def test_three_dimensions_in_float64_are_for_the_twin(tmp_path: Path, workers: Workers) -> None:
+    denseport.write(checkpoint(canonical_weights(SMALL["3-D"][0])), tmp_path / "a.pth")
+    report = converted(tmp_path / "a.pth", tmp_path / "b.keras", workers)
+    assert report.b.ran == IN_THE_FILE
+    report = converted(tmp_path / "a.pth", tmp_path / "c.keras", workers, exact=True)
+    assert report.b.ran == "denseport's twin, since TensorFlow pools no maps of 3 dimensions in float64"
+    assert report.relative_error < 1e-12
+
+
+def test_a_model_that_does_not_run_is_named_in_one_line() -> None:
+    def predict(images: np.ndarray, tapped: bool) -> Any:
+        raise RuntimeError("no kernel\nfor this")
+
+    with pytest.raises(denseport.VerificationError) as caught:
+        of_whole_model(predict, "a.keras")(np.zeros((1, 8, 8, 3)), False)
+    told = (
+        "a.keras: Keras does not run the model in the file (RuntimeError: no kernel for this); save its weights alone"
+    )
+    assert str(caught.value) == told

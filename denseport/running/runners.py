@@ -23,7 +23,7 @@ import numpy as np
 
 from denseport import formats, layouts
 from denseport.checkpoint import dtype_of
-from denseport.errors import DenseportError, UsageError
+from denseport.errors import DenseportError, UsageError, VerificationError, quoted
 from denseport.layouts.frameworks import KERAS
 from denseport.net.graph import taps
 from denseport.net.weights import Weights
@@ -217,6 +217,8 @@ class Runner(ABC):
         layers = {tap: net.layers[layer] for tap, layer in looked_at.items() if layer in net.layers}
         places = {tap: layer for tap, layer in layers.items() if not _activates(layer)}
         predict = self.predictor(net.module, places, each.dtype, request.device)
+        if net.model == WHOLE_MODEL:
+            predict = of_whole_model(predict, each.shown)
         outputs: dict[str, np.ndarray] = {}
         activations: dict[str, np.ndarray] = {}
         # Noise comes in several arrays, whose first images show what others would; a user's images come in one.
@@ -226,8 +228,6 @@ class Runner(ABC):
             for batch in images.batches(BATCH):
                 tapped = each.tapped and not batches
                 logits, seen = predict(batch, tapped)
-                if logits.ndim > 2:  # of a whole model without a pool, where denseport's nets give pooled features
-                    logits = logits.mean(axis=tuple(range(1, logits.ndim - 1)))
                 batches.append(logits)
                 if tapped:
                     seen["head"] = logits
@@ -360,6 +360,23 @@ class _KerasRunner(Runner):
 
 
 RUNNERS: Mapping[str, Callable[[bool], Runner]] = {"torch": _TorchRunner, "keras": _KerasRunner}
+
+
+def of_whole_model(predict: Predict, shown: str) -> Predict:
+    """The same of the model in a file: of one that gives its last map, its mean; an error of Keras' in one line."""
+
+    def named(images: np.ndarray, tapped: bool) -> tuple[np.ndarray, Activations]:
+        try:
+            outputs, seen = predict(images, tapped)
+        except Exception as error:  # TensorFlow has classes of its own for what it cannot compute
+            told = quoted(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+            raise VerificationError(
+                f"{shown}: Keras does not run the model in the file ({told}); save its weights alone"
+            ) from None
+        # Where there is no classifier, denseport's nets give pooled features.
+        return outputs.mean(axis=tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs, seen
+
+    return named
 
 
 def _index(device: str) -> int:

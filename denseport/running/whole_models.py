@@ -146,6 +146,8 @@ def build(checkpoint: Checkpoint, file: Path, weights: Weights, dtype: str, roun
     """
     if reason := why_not(checkpoint):
         raise CannotBuildError(reason)
+    if weights.config.dimensions == 3 and dtype == "float64":
+        raise CannotBuildError("TensorFlow pools no maps of 3 dimensions in float64")
     try:
         with keras_computing_in(dtype):
             model = _built(_for_keras_3(checkpoint.description, dtype), legacy=checkpoint.format == "h5")
