@@ -21,7 +21,7 @@ from denseport.layouts.traits import Said
 # The keys under which training scripts and libraries look for a state dict among other things.
 WRAPPERS = ("state_dict", "model_state_dict")
 # No file that people have holds as many nets; of a hostile one, so many places are looked at.
-MOST_PLACES = 32
+MOST_PLACES = 16
 
 
 class NetSearch:

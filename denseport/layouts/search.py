@@ -202,11 +202,17 @@ class Attempt:
 
     def _is_foreign(self, layer: str) -> bool:
         """Whether a layer belongs to a net at another place."""
-        for other in self.others:
-            inner = self.place.prefix.startswith(other.prefix)
-            if layer in other.blocks or (not inner and layer.startswith(other.prefix)):
-                return True
+        prefixes, blocks = self._elsewhere
+        if layer in blocks or layer.startswith(prefixes):
+            return True
         return self._rest(layer) is None and self._canonical(layer) not in (None, CLASSIFIER)
+
+    @cached_property
+    def _elsewhere(self) -> tuple[tuple[str, ...], frozenset[str]]:
+        """The prefixes of other nets, but for those around this one, and the layers of their dense blocks."""
+        around = self.place.prefix
+        prefixes = tuple(other.prefix for other in self.others if not around.startswith(other.prefix))
+        return prefixes, frozenset().union(*(other.blocks for other in self.others))
 
     def _counts(self, parameter: tuple[str, str]) -> bool:
         """Whether a tensor can be a layer's: it has more than one value, or is called a weight."""
