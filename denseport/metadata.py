@@ -23,6 +23,7 @@ Layer = TypeVar("Layer")
 Made = TypeVar("Made")
 
 FORMAT, LAYOUT, VARIANT, SOURCE, TRAITS = "format", "layout", "variant", "source_sha256", "traits"
+TRAITS_ASSUMED = "traits_assumed"
 COUNTERS, PREPROCESSING, HEAD, INPUTS = "num_batches_tracked", "preprocessing", "head", "inputs"
 ASSUMED = "preprocessing_assumed"
 
@@ -34,6 +35,7 @@ class Record:
     Attributes:
         layout: The layout of the tensors, or "".
         traits: The net's traits, or some of them, by name.
+        traits_assumed: The names of those that nobody has stated and no weights have shown.
         framework: Whose parameter names and axes the tensors have, `torch` or `keras`, or "".
         variant: The architecture's name, or "".
         source_sha256: The hash of the file that this one was made from, or "".
@@ -47,6 +49,7 @@ class Record:
 
     layout: str = ""
     traits: Mapping[str, Any] = field(default_factory=dict)
+    traits_assumed: Sequence[str] = ()
     framework: str = ""
     variant: str = ""
     source_sha256: str = ""
@@ -64,6 +67,7 @@ class Record:
             VARIANT: self.variant,
             SOURCE: self.source_sha256,
             TRAITS: json.dumps(dict(self.traits)) if self.traits else "",
+            TRAITS_ASSUMED: " ".join(self.traits_assumed),
             COUNTERS: json.dumps(self.counters) if self.counters else "",
             PREPROCESSING: json.dumps(self.preprocessing.to_dict()) if self.preprocessing else "",
             ASSUMED: self.assumed,
@@ -75,14 +79,14 @@ class Record:
 
 def recorded_traits(
     metadata: Mapping[str, str], layout: str, shown: str | Path, check: Callable[..., object]
-) -> dict[str, Any]:
-    """The traits that were recorded with a layout; none where it was another one.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The traits that were recorded with a layout, and those of them that were assumed; none where it was another one.
 
     Raises:
         LayoutError: They are not such that `check` can be called with them.
     """
     if metadata.get(LAYOUT) != layout or TRAITS not in metadata:
-        return {}
+        return {}, {}
     try:
         traits: dict[str, Any] = json.loads(metadata[TRAITS])
         check(**traits)
@@ -91,7 +95,9 @@ def recorded_traits(
             f"{shown}: the recorded traits are not those of a DenseNet: {quoted(error)}; write the file again from its "
             "source"
         ) from None
-    return traits
+    assumed = metadata.get(TRAITS_ASSUMED, "").split()
+    stated = {name: value for name, value in traits.items() if name not in assumed}
+    return stated, {name: value for name, value in traits.items() if name in assumed}
 
 
 def recorded_head(

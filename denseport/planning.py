@@ -13,14 +13,23 @@ from denseport.errors import LayoutError, UsageError, listed
 from denseport.layouts import Layout, Weights, descriptions, find_layout
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.translate import counters_to_record
-from denseport.metadata import ASSUMED, COUNTERS, HEAD, INPUTS, PREPROCESSING, Record, recorded_preprocessing
+from denseport.metadata import (
+    ASSUMED,
+    COUNTERS,
+    HEAD,
+    INPUTS,
+    PREPROCESSING,
+    TRAITS_ASSUMED,
+    Record,
+    recorded_preprocessing,
+)
 from denseport.net.config import DenseNetConfig
 from denseport.options import DEFAULT_LAYOUT, Comparing, Converting, among, needing_verify
 from denseport.preprocessing import Preprocessing, find_preprocessing
 from denseport.source import Source
 
 # What a conversion says anew in place of what the source's metadata say.
-REPLACED = (ASSUMED, COUNTERS, HEAD, INPUTS)
+REPLACED = (ASSUMED, COUNTERS, HEAD, INPUTS, TRAITS_ASSUMED)
 
 
 @dataclass(frozen=True)
@@ -163,9 +172,11 @@ def target_metadata(weights: Weights, layout: Layout, framework: Framework, plan
     kept = {key: text for key, text in source.checkpoint.metadata.items() if key not in REPLACED}
     if config.inputs and not holds_inputs(layout, plan):
         kept.pop(PREPROCESSING, None)
+    written = config.replace(**{trait: layout.traits_of(config)[trait] for trait in unstated})
     record = Record(
         layout=layout.name,
-        traits=vars(config.replace(**{trait: layout.traits_of(config)[trait] for trait in unstated}).traits),
+        traits=vars(written.traits),
+        traits_assumed=_assumed(written, source),
         framework=framework.name,
         variant=config.variant,
         source_sha256=source.sha256,
@@ -217,6 +228,14 @@ def _images(config: DenseNetConfig, layout: Layout, plan: Plan) -> dict[str, Any
         return {"preprocessing": source.preset.preprocessing}
     usual = source.checkpoint.metadata.get(ASSUMED, source.detection.layout.preprocessing)
     return {} if usual in ("none", layout.preprocessing) else {"assumed": usual}
+
+
+def _assumed(config: DenseNetConfig, source: Source) -> list[str]:
+    """The traits that are written as the source has them, of which nobody knows whether it has."""
+    found = source.detection
+    own = vars(found.config.traits)
+    unknown = [name for name, how in found.known_as.items() if how == "assumed"]
+    return [name for name in unknown if getattr(config.traits, name) == own[name]]
 
 
 def target_description(

@@ -248,6 +248,19 @@ def test_converting_says_how_to_build_the_head(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_conversion_assumes_stays_assumed_in_what_it_writes(tmp_path: Path) -> None:
+    denseport.write(checkpoint(spelled(BODY, "torchvision")), tmp_path / "a.pth")
+    options: dict[str, Any] = {"verify": False, "to_layout": "denseport"}
+    denseport.convert(tmp_path / "a.pth", tmp_path / "b.pth", traits={"epsilon": 2e-3, "padding": "same"}, **options)
+    denseport.convert(tmp_path / "b.pth", tmp_path / "c.h5", **options)
+    found = denseport.inspect(tmp_path / "c.h5")
+    assert found.config is not None
+    assert (found.config.traits.epsilon, found.config.traits.padding) == (2e-3, "same")
+    stated = {name for name, how in found.origins.items() if how == "stated"}
+    assert stated == {"epsilon", "padding"}
+    assert found.config.head_shape == ()
+
+
 def test_a_new_classifier_replaces_a_head_of_several_layers(tmp_path: Path) -> None:
     config = BODY.replace(head_layers=TORCH["two dense"][0])
     denseport.write(checkpoint(spelled(config, "torchvision")), tmp_path / "a.pth")

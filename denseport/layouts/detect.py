@@ -86,7 +86,7 @@ def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, 
     found = as_shown(detection, checkpoint)
     if not drop_head:
         refuse_idle(traits, found.config, checkpoint.label)
-    if found.known_as["head_pool"] != "assumed" or found.config.traits.head_pool not in JOINED:
+    if found.origins["head_pool"] not in ("layout", "usual") or found.config.traits.head_pool not in JOINED:
         return found
     if drop_head:
         usual = found.layout.traits_of(found.config).get("head_pool", Traits().head_pool)

@@ -18,7 +18,7 @@ def in_question(found: Detection) -> tuple[float, ...]:
     """
     numbered = found.layout.numbered and "stem" not in found.layout.numbered
     own, default = found.config.traits.epsilon, found.framework.epsilon
-    if not numbered or found.known_as["epsilon"] != "assumed" or own == default:
+    if not numbered or found.origins["epsilon"] not in ("layout", "usual") or own == default:
         return ()
     return own, default
 

@@ -245,13 +245,13 @@ class Attempt:
         self.refuse_impossible_shapes()
         config = self.architecture()
         file = self.checkpoint
-        recorded = recorded_traits(file.metadata, self.layout.name, file.label, Traits)
-        traits = decide(self.layout, config, {**said, "metadata": recorded})
+        recorded, earlier = recorded_traits(file.metadata, self.layout.name, file.label, Traits)
+        traits = decide(self.layout, config, {**said, "metadata": recorded, "earlier": earlier})
         config = config.replace(traits=Traits(**{name: trait.value for name, trait in traits.items()}))
         config = self.take_head(groups, config, said)
         if drop_head and config.num_classes is None:
             self.drop_strangers()
-        config = self.with_pools(config, unstated=KNOWN_AS[traits["head_pool"].origin] == "assumed")
+        config = self.with_pools(config, unstated=traits["head_pool"].origin in ("layout", "usual"))
         config = self.with_recorded_inputs(config)
         expected = self.expected(config)
         self.refuse_problems(config, expected)

@@ -11,7 +11,7 @@ from denseport.errors import LayoutError, quoted
 from denseport.layouts.spec import Layout
 from denseport.net.config import TRAIT_NAMES, DenseNetConfig, Traits
 
-Origin = Literal["file", "option", "metadata", "weights", "layout", "usual"]
+Origin = Literal["file", "option", "metadata", "weights", "earlier", "layout", "usual"]
 # The traits that each origin speaks of, by name.
 Said = Mapping[Origin, Mapping[str, Any]]
 # What an origin makes of a trait: the file or the user states it, the weights show it, or nobody says it.
@@ -20,6 +20,7 @@ KNOWN_AS: Mapping[Origin, Literal["stated", "shown", "assumed"]] = {
     "option": "stated",
     "metadata": "stated",
     "weights": "shown",
+    "earlier": "assumed",
     "layout": "assumed",
     "usual": "assumed",
 }
@@ -43,10 +44,11 @@ def decide(layout: Layout, config: DenseNetConfig, said: Said) -> dict[str, Trai
     1. `file`: the description of the net that stands in the file beside its weights, such as a Keras model's
        configuration;
     2. `option`: what the user states with `--trait`, which must not contradict the file;
-    3. `metadata`: what an earlier conversion wrote into the file's metadata when it wrote this layout;
+    3. `metadata`: what an earlier conversion wrote into the file's metadata when it wrote this layout, and knew;
     4. `weights`: what statistics show, which `shown.as_shown` adds, since weights are read only where a layout fits;
-    5. `layout`: what the layout says of such a net, its variants included;
-    6. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
+    5. `earlier`: what that conversion had to assume;
+    6. `layout`: what the layout says of such a net, its variants included;
+    7. `usual`: nothing says it. The usual value is assumed, and said to be; behind a stem without a normalisation that
        of 3x3 is stride 1 and no pool.
     """
     is_small = not config.stem_norm and config.stem_kernel <= 3
@@ -54,7 +56,7 @@ def decide(layout: Layout, config: DenseNetConfig, said: Said) -> dict[str, Trai
     weakest_first: dict[Origin, Mapping[str, Any]] = {
         "usual": usual,
         "layout": layout.traits_of(config),
-        **{origin: said.get(origin, {}) for origin in ("metadata", "option", "file")},
+        **{origin: said.get(origin, {}) for origin in ("earlier", "metadata", "option", "file")},
     }
     return {
         name: Trait(value, origin)
