@@ -55,12 +55,12 @@ def test_a_new_head_has_zeros_for_as_many_classes(tmp_path: Path) -> None:
     assert not head.any()
 
 
-def test_a_head_of_several_layers_is_listed_and_left_out_on_request(tmp_path: Path) -> None:
+def test_layers_that_are_no_head_are_listed_and_left_out_on_request(tmp_path: Path) -> None:
     body = SMALL["no classifier"][0]
     head = {
         "classifier.0.weight": np.zeros((9, body.features), np.float32),
         "classifier.0.bias": np.zeros(9, np.float32),
-        "classifier.3.weight": np.zeros((4, 9), np.float32),
+        "classifier.3.weight": np.zeros((4, 8), np.float32),
         "classifier.3.bias": np.zeros(4, np.float32),
     }
     source = written(tmp_path / "a.pth", body, "torchvision", **head)

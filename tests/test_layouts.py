@@ -339,7 +339,7 @@ def test_a_detection_says_where_its_traits_come_from() -> None:
     found = detect(checkpoint(arrays, metadata=metadata))
     assert found.config.traits.padding == "same"
     assert found.origins["padding"] == "metadata"
-    assert set(found.assumed) == TRAIT_NAMES - {"padding", "head_activation"}
+    assert set(found.assumed) == TRAIT_NAMES - {"padding", "head_activation", "negative_slope"}
     assert detect(checkpoint(spelled(PLAIN, "torchvision"))).assumed == ()
 
 

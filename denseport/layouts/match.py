@@ -79,7 +79,8 @@ class Detection:
     @property
     def assumed(self) -> tuple[str, ...]:
         """The traits that change what is computed and that neither the file nor the layout states."""
-        return tuple(name for name, origin in self.origins.items() if origin == "usual" and name != "head_activation")
+        idle = {"head_activation", *({"negative_slope"} if self.config.traits.activation != "leaky-relu" else ())}
+        return tuple(name for name, origin in self.origins.items() if origin == "usual" and name not in idle)
 
     def numbered_like(self, other: DenseNetConfig) -> Detection:
         """The same net with dropout counted in its head where another net has it: layers then have its names."""
@@ -263,7 +264,7 @@ class Attempt:
             roles={role: self.roles[role] for role in expected},
             dropped=tuple(self.dropped),
             head=self.head,
-            reading=tuple(self.reading),
+            reading=() if drop_head else tuple(self.reading),
         )
 
     def with_recorded_inputs(self, config: DenseNetConfig) -> DenseNetConfig:
@@ -327,7 +328,7 @@ class Attempt:
         )
         if head is None or not self.strangers:
             return config
-        if not all(self.is_below_classifier(layer) for layer in self.strangers):
+        if not head.layers or not all(self.is_below_classifier(layer) for layer in self.strangers):
             self.head = listed(self.strangers)
         self.roles = {role: name for role, name in self.roles.items() if not role.startswith(f"{CLASSIFIER}.")}
         for canonical, layer in head.of_file.items():
