@@ -91,6 +91,7 @@ class Checkpoint:
             the names of their files; or "".
         paths: Where the file has each layer, by the layer's name, where Keras loads by such paths and not by names.
         notes: What a user should know of how it was read.
+        weightless: Layers that the file lists and that have no weights, by name or, in `.weights.h5`, class and number.
         nameless: True where the file does not record its layers' names, so that only classes and order tell them apart.
     """
 
@@ -101,6 +102,7 @@ class Checkpoint:
     path: str | Path | None = None
     wrapper: str = ""
     others: tuple[str, ...] = ()
+    weightless: tuple[str, ...] = ()
     nameless: bool = False
     paths: Mapping[str, str] = field(default_factory=dict)
     backend: str = ""

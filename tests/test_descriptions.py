@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from densenets import SMALL, canonical_weights
 
@@ -75,6 +76,7 @@ def test_a_sound_model_says_its_traits() -> None:
         "concatenation": "old-first",
         "final_activation": "relu",
         "activation": "relu",
+        "negative_slope": 0.01,
         "transition_activation": "same",
         "head_pool": "mean",
         "head_activation": "softmax",
@@ -289,3 +291,45 @@ def test_the_epsilon_of_a_whole_model_is_the_net_s(tmp_path: Path, name: str) ->
         if each["class_name"] == "BatchNormalization":
             each["config"]["epsilon"] = 0.002
     assert denseport.inspect(saved(tmp_path / name, config)).config.traits.epsilon == 0.002
+
+
+def weights_file(path: Path, layers: list[str], more: Mapping[str, tuple[int, ...]]) -> Path:
+    """A legacy file of weights of a small net, with layers without weights and layers beside it."""
+    layout = find_layout("keras-applications")
+    canonical = {name: Tensor.of(array) for name, array in canonical_weights(PLAIN).items()}
+    tensors = from_canonical(Weights(PLAIN, canonical), layout, layout.frameworks[0])
+    formats.write(
+        {**tensors, **{name: Tensor.of(np.ones(shape, "f4")) for name, shape in more.items()}}, {}, path, "h5"
+    )
+    with h5py.File(path, "a") as file:
+        file.attrs["layer_names"] = np.array([*(name.encode() for name in layers), *file.attrs["layer_names"]])
+        for name in layers:
+            file.create_group(name).attrs["weight_names"] = np.array([], "S1")
+    return path
+
+
+@pytest.mark.parametrize("name", ["rescaling", "normalization_1", "resizing", "lambda_2", "tf.math.truediv"])
+def test_a_file_of_weights_whose_model_prepares_images_says_so(tmp_path: Path, name: str) -> None:
+    source = weights_file(tmp_path / "a.h5", ["input_1", name, "random_flip", "activation"], {})
+    notes = denseport.convert(source, tmp_path / "b.pth", verify=False).notes
+    assert [note for note in notes if f"has {name}, and" in note and "give the whole model (.keras)" in note]
+
+
+def test_layers_without_an_effect_of_their_own_are_not_mentioned(tmp_path: Path) -> None:
+    source = weights_file(tmp_path / "a.h5", ["input_1", "random_flip", "batch_norm", "my_rescaling", "dropout"], {})
+    assert not [note for note in denseport.convert(source, tmp_path / "b.pth", verify=False).notes if "has" in note]
+
+
+@pytest.mark.parametrize(("pool", "stated"), [("max", "max"), ("average", "mean")])
+def test_the_pool_that_a_file_of_weights_lists_is_the_net_s(tmp_path: Path, pool: str, stated: str) -> None:
+    source = weights_file(tmp_path / "a.h5", [f"global_{pool}_pooling2d"], {})
+    found = denseport.inspect(source)
+    assert found.config.traits.head_pool == stated
+    assert found.origins["head_pool"] == "stated"
+
+
+@pytest.mark.parametrize("statistics", [("mean", "variance"), ("gamma", "beta", "moving_mean", "moving_variance")])
+def test_what_normalises_images_is_not_dropped_with_a_head(tmp_path: Path, statistics: tuple[str, ...]) -> None:
+    source = weights_file(tmp_path / "a.h5", [], {f"before/{name}": (3,) for name in statistics})
+    with pytest.raises(LayoutError, match=r"before normalises the model's images.*give the whole model \(\.keras\)"):
+        denseport.convert(source, tmp_path / "b.pth", head="drop", verify=False)

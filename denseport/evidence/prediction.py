@@ -118,6 +118,8 @@ class Net:
         self.sources = {name: _source(node, nodes) for name, node in nodes.items() if node.kind == "conv"}
         self._widths = {name: nodes[name].width for name in self.sources}
         made = channels(config)
+        # Dense layers feed norms of the head alone, which are held against nothing.
+        self.norms = {name: norm for name, norm in self.norms.items() if all(m in self.sources for m, _ in made[name])}
         self.fed = {norm: [(_maker(each, norm, config), width) for each, width in made[norm]] for norm in self.norms}
         if config.stem_norm:
             self.sources[STEM], self._widths[STEM] = f"stem.norm{config.stem_numbers[-1]}", config.stem_widths[-1]

@@ -33,8 +33,7 @@ STATISTICS = {"0": "mean", "1": "variance"}
 def figures(checkpoint: Checkpoint, place: Place) -> dict[str, np.ndarray]:
     """The values of a layer's parameters by name; none where the file has no such layer."""
     groups = KERAS.grouped({name: name for name in checkpoint.tensors})
-    layer = _group_of(place, groups, checkpoint)
-    found = groups.get(layer, {}) if layer is not None else {}
+    found = groups.get(_group_beside(place, groups, checkpoint) or "", {})
     return {STATISTICS.get(parameter, parameter): checkpoint.tensors[name].read() for parameter, name in found.items()}
 
 
@@ -59,7 +58,7 @@ def detect_described(
     theano = checkpoint.backend == "theano"
     framework = THEANO if net.theano_kernels else KERAS_ON_THEANO if theano else KERAS
     groups = framework.grouped({name: name for name in checkpoint.tensors})
-    beside = {_group_of(place, groups, checkpoint) for place in net.beside}
+    beside = {_group_beside(place, groups, checkpoint) for place in net.beside}
     own = {layer: parameters for layer, parameters in groups.items() if layer not in beside}
     named: dict[str, str | None] = dict.fromkeys(own)
     for canonical, place in net.places.items():
@@ -100,6 +99,12 @@ def _group_of(place: Place, groups: Groups, checkpoint: Checkpoint) -> str | Non
         return alike[0]
     # In a legacy file, the only layer of an inner model goes by that model's name.
     return next((model for model in reversed(place.inside) if model in groups), None)
+
+
+def _group_beside(place: Place, groups: Groups, checkpoint: Checkpoint) -> str | None:
+    """The same for a layer that prepares images; Keras 2 names what a `Normalization` learns without its layer."""
+    found = _group_of(place, groups, checkpoint)
+    return "" if found is None and {"mean", "variance"} <= groups.get("", {}).keys() else found
 
 
 def _layout(

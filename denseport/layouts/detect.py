@@ -13,6 +13,7 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts import descriptions
+from denseport.layouts.around import with_layers_around
 from denseport.layouts.built import as_built
 from denseport.layouts.choice import described_net, only_net
 from denseport.layouts.described import detect_described, figures
@@ -80,10 +81,11 @@ def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, 
     """A detection with what the weights show, held against the names in the file and against what the user states.
 
     Raises:
-        LayoutError: One contradicts the other, or the order of joined pools would be a guess.
+        LayoutError: One contradicts the other, the order of joined pools would be a guess, or normalisations of
+            images were left out.
     """
     refuse_other_order(checkpoint, detection)
-    found = as_shown(detection, checkpoint)
+    found = as_shown(with_layers_around(detection, checkpoint), checkpoint)
     if not drop_head:
         refuse_idle(traits, found.config, checkpoint.label)
     if found.origins["head_pool"] not in ("layout", "usual") or found.config.traits.head_pool not in JOINED:

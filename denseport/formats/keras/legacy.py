@@ -123,7 +123,8 @@ def write(
 
 def _legacy(file: File, root: Group, tree: Group, wrapper: str) -> Checkpoint:
     version, backend = (_said(tree, name) or _said(root, name) for name in ("keras_version", "backend"))
-    datasets = _datasets(file, tree, version)
+    weightless: list[str] = []
+    datasets = _datasets(file, tree, version, weightless)
     if has_names(tree, ORDER):
         in_order = read_names(tree, ORDER)
         if sorted(in_order) != sorted(datasets):
@@ -145,6 +146,7 @@ def _legacy(file: File, root: Group, tree: Group, wrapper: str) -> Checkpoint:
         path=file.path,
         wrapper=wrapper,
         others=tuple(others),
+        weightless=tuple(weightless),
         backend=backend,
         description=description,
         described_by="keras" if description else "",
@@ -162,8 +164,8 @@ def _said(group: Group, name: str) -> str:
     return group.attributes[name].text() if name in group.attributes else ""
 
 
-def _datasets(file: File, tree: Group, version: str) -> dict[str, Dataset]:
-    """Every dataset that the lists name, by the tensor's name."""
+def _datasets(file: File, tree: Group, version: str, weightless: list[str]) -> dict[str, Dataset]:
+    """Every dataset that the lists name, by the tensor's name; names layers without any in `weightless`."""
     found: list[tuple[str, str, Dataset]] = []
     layers = read_names(tree, LAYERS)
     if TOP_LEVEL in tree.links and TOP_LEVEL not in layers:
@@ -173,6 +175,7 @@ def _datasets(file: File, tree: Group, version: str) -> dict[str, Dataset]:
         if not has_names(group, WEIGHTS) and group.links:
             raise file.broken(f"layer {quoted(layer)} holds {listed(group.links, 3)} but has no attribute {WEIGHTS}")
         stored = read_names(group, WEIGHTS)
+        weightless += [] if stored else [layer]
         full = [name.removesuffix(":0") for name in stored]
         _refuse_other_order(file, layer, full)
         short = full if layer == TOP_LEVEL else list(_short_names(layer, full, version))

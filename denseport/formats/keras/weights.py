@@ -108,6 +108,7 @@ def read_parts(parts: Sequence[tuple[File, Group]]) -> tuple[Checkpoint, frozens
         container="Keras 3 .weights.h5" + (" without layer names" if nameless else ""),
         path=file.path,
         others=tuple(others),
+        weightless=tuple(layer.leaf for layer in found.values() if layer.leaf and not layer.variables),
         nameless=nameless,
         paths=paths,
         close=file.close,

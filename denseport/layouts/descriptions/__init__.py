@@ -17,7 +17,7 @@ from typing import Any
 from denseport.checkpoint import Checkpoint
 from denseport.errors import DenseportError, LayoutError
 from denseport.formats import FORMATS
-from denseport.layouts.descriptions import keras, keras_functional, keras_hub, timm, torch
+from denseport.layouts.descriptions import keras, keras_functional, keras_hub, keras_weightless, timm, torch
 from denseport.layouts.parse import find_layout
 from denseport.layouts.spec import Layout
 from denseport.metadata import Record
@@ -39,7 +39,7 @@ def stated(checkpoint: Checkpoint) -> Record:
         FormatError: It says of the images what makes no sense.
     """
     if not checkpoint.described_by:
-        return Record()
+        return Record(traits=keras_weightless.pool_trait(checkpoint.weightless))
     record: Record = READ[checkpoint.described_by].stated(checkpoint.description, checkpoint.label)
     return record
 

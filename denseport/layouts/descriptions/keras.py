@@ -264,8 +264,11 @@ class _Walk:
             refuse("the stem is not padded in one way, `same` or by zeros on all sides", named)
         if paddings:
             self._traits["padding"] = paddings.pop()
-        if first := units[0].conv:
-            self._traits["stem_stride"] = _steps(first.layer)
+        first, *others = [unit.conv.layer for unit in units if unit.conv]
+        alike = all(_sides(each, *KERNEL) == _sides(first, *KERNEL) and _steps(each) == 1 for each in others)
+        if not alike or len({unit.norm is None for unit in units}) > 1:
+            refuse("convolutions stand before the stem", [(first, first.kind)])
+        self._traits["stem_stride"] = _steps(first)
 
     def _blocks(self) -> _Unit:
         """From the first dense layer to the last, and what stands behind it before the pool."""
@@ -374,11 +377,12 @@ class _Walk:
         op = self._take("global-mean", "global-max", "flatten")
         if op is None:
             self._dead_end_of_head()
+        self._traits["head_pool"] = "max" if op.kind == "global-max" else "mean"
         if op.kind != "flatten":
-            self._traits["head_pool"] = {"global-mean": "mean", "global-max": "max"}[op.kind]
-        elif self._graph.channels_first:
+            return False
+        if self._graph.channels_first:
             refuse("a map that has its channels first is flattened", [(op.layer, op.layer.kind)], HEAD_REMEDY)
-        return op.kind == "flatten"
+        return True
 
     def _joined_pools(self) -> None:
         mean, most = sorted(self._takers[self._at], key=lambda number: self._op(number).kind == "global-max")
@@ -450,8 +454,7 @@ class _Walk:
             bare = [unit.norm.layer for unit in self._transitions if unit.norm and not unit.applied]
             refuse("nothing activates what some transitions' normalisations give", ((each, each.kind) for each in bare))
         self._traits["activation"] = applied.name
-        if applied.negative_slope:
-            self._traits["negative_slope"] = applied.negative_slope
+        self._traits["negative_slope"] = applied.negative_slope or Traits.negative_slope
         self._traits["transition_activation"] = "none" if self._transitions and not any(transitions) else "same"
         self._traits["final_activation"] = "relu" if final else "none"
 

@@ -151,7 +151,8 @@ def pools_whole_maps(call: Call, dimensions: int) -> bool:
 def _operation(layer: ModelLayer) -> str:
     """The name of an operation of Keras 3, or of a function of TensorFlow; "" for a layer."""
     if layer.kind in ("TFOpLambda", "SlicingOpLambda"):
-        return str(layer.config.get("function")).rpartition(".")[2].replace("_", "").lower()
+        function = str(layer.config.get("function")).rpartition(".")[2].replace("_", "").lower()
+        return function.removesuffix("v2")
     return "" if layer.kind in SAME_LAYER else layer.kind.lower() if layer.kind.lower() in OPERATIONS else ""
 
 
@@ -177,7 +178,8 @@ def _activation(stated: object) -> Applied:
             return activation(ModelLayer(kind, "", package, arguments))
     if stated is None:
         return Applied("none")
-    name = SAME_ACTIVATION.get(str(stated).replace("_", "").lower(), str(stated)) if isinstance(stated, str) else ""
+    plain = str(stated).replace("_", "").lower().removesuffix("v2")  # as Keras 2 names TensorFlow's functions
+    name = SAME_ACTIVATION.get(plain, str(stated)) if isinstance(stated, str) else ""
     if name == "leaky-relu":
         return _leaky(0.2)
     return Applied(name or str(stated))
