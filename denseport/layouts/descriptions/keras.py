@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args
 from denseport.errors import LayoutError
 from denseport.layouts.descriptions import keras_config
 from denseport.layouts.descriptions.keras_config import MODELS, ModelLayer
-from denseport.layouts.descriptions.keras_graph import FiguresOf, Graph, Op, place, refuse
+from denseport.layouts.descriptions.keras_graph import REMEDY, FiguresOf, Graph, Op, place, refuse
 from denseport.layouts.descriptions.keras_inputs import Image, can_change_images
 from denseport.layouts.descriptions.keras_operations import (
     PACKAGES,
@@ -77,7 +77,8 @@ def net(description: Mapping[str, Any], figures: FiguresOf, *, drop_head: bool =
             return None
         if not drop_head:
             strangers = ((each, each.kind) for each in layers if _is_stranger(each))
-            refuse("the model has layers that no DenseNet has", strangers)
+            remedy = f"{REMEDY}, or, where they belong to the head, {HEAD_REMEDY}"
+            refuse("the model has layers that no DenseNet has", strangers, remedy)
         return _Walk(Graph(keras_config.calls(description), figures)).net(drop_head=drop_head)
     except RecursionError:
         raise LayoutError("the model's configuration is nested beyond reason; save its weights alone") from None
