@@ -156,6 +156,8 @@ def test_a_size_that_the_source_states_is_kept(tmp_path: Path) -> None:
         '{"channels": 3, "order": [0, 1, 2], "scale": [1, 0, 1], "offset": [0, 0, 0]}',
         '{"channels": 3, "order": [0, 1, 2], "scale": [1, NaN, 1], "offset": [0, 0, 0]}',
         '{"channels": 3, "order": [0, 1, 2], "scale": ["x", 1, 1], "offset": [0, 0, 0]}',
+        '{"channels": 3, "order": [0, 1, 2], "scale": [5e-324, 1, 1], "offset": [0, 0, 0]}',
+        '{"channels": 3, "order": [0, 1, 2], "scale": [1, 1, 1], "offset": [0, 0, Infinity]}',
         '{"channels": "3", "order": [0, 1, 2], "scale": [1, 1, 1], "offset": [0, 0, 0]}',
         f'{{"channels": 3, "order": [0, 1, 2], "scale": [1{"0" * 400}, 1, 1], "offset": [0, 0, 0]}}',
         "[" * 100_000,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,8 @@ HeadPool = Literal["mean", "max", "mean-max", "max-mean", "average-of-both"]
 
 
 Stride = int | tuple[int, ...]
+# What images are scaled and shifted by, beyond which float32 ends.
+REASONABLE = 1e-30, 1e30
 
 
 @cache
@@ -154,8 +155,11 @@ class Inputs:
             raise LayoutError("inputs have an order, a scale and an offset for each channel of the stem")
         if not all(type(channel) is int and 0 <= channel < self.channels for channel in self.order):
             raise LayoutError(f"inputs are made of channels 0 to {self.channels - 1}, not {quoted(list(self.order))}")
-        if not all(map(math.isfinite, (*self.scale, *self.offset))) or not all(self.scale):
-            raise LayoutError("inputs are scaled by numbers that are neither 0 nor infinite, and shifted by numbers")
+        least, most = REASONABLE
+        if not all(least <= abs(each) <= most for each in self.scale) or not all(abs(o) <= most for o in self.offset):
+            raise LayoutError(
+                f"inputs are scaled by numbers from {least:g} to {most:g}, and shifted by none beyond that"
+            )
 
     @classmethod
     def unchanged(cls, channels: int) -> Inputs:
