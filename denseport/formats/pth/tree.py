@@ -26,7 +26,7 @@ class Tree:
 
     Attributes:
         tensors: The records of tensors by their paths, in the order of the file.
-        others: The paths of what else stands beside them.
+        others: The paths of what else stands beside them, with the classes of objects.
     """
 
     tensors: dict[str, TensorRecord | ArrayRecord] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class _Walk:
                     above.add(id(child))
                     break
                 elif type(container) is not Record:
-                    self._found.others.append(name)
+                    self._found.others.append(f"{name} ({child.dotted})" if type(child) is Record else name)
             else:
                 open_.pop()
                 above.discard(id(container))
