@@ -115,6 +115,7 @@ def _evidence(found: Detection, checkpoint: Checkpoint) -> Evidence:
     return examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
 
 
+@np.errstate(all="ignore")  # weights that are not finite show nothing, and are named elsewhere
 def _by_statistics(
     layers: Sequence[Layer], checkpoint: Checkpoint, groups: Groups, framework: Framework
 ) -> dict[str, str]:
@@ -128,8 +129,7 @@ def _by_statistics(
             axes = framework.to_canonical("conv", len(layer.shape))
             kernel = tensors[0].read().transpose(axes).astype(np.float32)
             (wide if layer.is_wide else narrow)[layer.name] = grouped(kernel)
-    with np.errstate(all="ignore"):
-        found = by_statistics(norms, narrow, wide)
+    found = by_statistics(norms, narrow, wide)
     dense = [layer.name for layer in layers if layer.kind == "dense"]
     return {**found, **dict.fromkeys(dense if len(dense) == 1 else [], CLASSIFIER)}
 
