@@ -109,7 +109,7 @@ def test_damages_are_found_and_none_is_blamed_for_another(nets: list[Net]) -> No
             }
             made[damage] += 1
             found[damage] += bool(blamed)
-    assert all(found[damage] > 0.93 * made[damage] > 20 for damage in DAMAGES), (found, made)
+    assert all(found[damage] > 0.9 * made[damage] > 20 for damage in DAMAGES), (found, made)
 
 
 def damaged(net: Net, choose: random.Random) -> Iterator[tuple[str, dict[str, np.ndarray], set[str]]]:
