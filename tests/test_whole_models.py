@@ -277,3 +277,16 @@ def test_a_model_that_does_not_run_is_named_in_one_line() -> None:
         "a.keras: Keras does not run the model in the file (RuntimeError: no kernel for this); save its weights alone"
     )
     assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("described_by", "reason"),
+    [
+        ("", "the file holds weights alone"),
+        ("torch", "the module in the file is code, which is never run"),
+        ("timm", "the folder names a net of timm's, which --against timm runs"),
+        ("keras-hub", "the folder names a net of keras_hub's, which --against keras-hub runs"),
+    ],
+)
+def test_what_is_no_model_of_keras_is_left_to_the_twin(described_by: str, reason: str) -> None:
+    assert why_not(Checkpoint({}, description={"x": {}}, described_by=described_by)) == reason

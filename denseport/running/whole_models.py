@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 MODULES = "layers|models|engine|ops|initializers|regularizers|constraints|dtype_policies|mixed_precision"
 CLASSES = re.compile(rf"(tf_)?keras(\.src)?(\.({MODULES})(\..*)?)?")
 FUNCTIONS = re.compile(r"builtins|(tf_)?keras(\.src)?\.activations(\..*)?")
+# What stands beside weights without being a model that Keras could build.
+OTHERS = {
+    "torch": "the module in the file is code, which is never run",
+    "timm": "the folder names a net of timm's, which --against timm runs",
+    "keras-hub": "the folder names a net of keras_hub's, which --against keras-hub runs",
+}
 SUFFIXES = {"keras": ".keras", "h5": ".h5"}
 # Activations of outputs that saturate: far from 0, outputs that differ by much are equal behind them.
 OF_OUTPUTS = {"softmax": "softmax", "sigmoid": "sigmoid", "log_softmax": "log-softmax"}
@@ -72,7 +78,7 @@ class WholeModel:
 def why_not(checkpoint: Checkpoint) -> str:
     """Why there is no model in a file that Keras could build, or ""."""
     if checkpoint.described_by != "keras" or checkpoint.format not in SUFFIXES:
-        return "the file holds weights alone"
+        return OTHERS.get(checkpoint.described_by, "the file holds weights alone")
     for stated in _objects(checkpoint.description):
         kind = stated.get("class_name")
         if isinstance(kind, str) and not _is_keras(kind, stated):
