@@ -25,6 +25,7 @@ IMAGENET_LAYOUTS = (
     "flyyufelix",
     "monai",
     "gpleiss",
+    "kvmm",
     "denseport",
 )
 CIFAR_LAYOUTS = (
@@ -64,6 +65,10 @@ SMALL: dict[str, tuple[DenseNetConfig, tuple[str, ...]]] = {
     "CIFAR without bottleneck": (
         DenseNetConfig.bc(6, (2, 3, 2), 16, num_classes=10, **CIFAR).replace(bottleneck_width=None),
         ("andreasveit", "bearpaw", "titu1994", "keras-contrib", "denseport"),
+    ),
+    "transitions without ReLU": (
+        DenseNetConfig.bc(6, (2, 3, 2), 12, num_classes=10, **CIFAR, transition_activation="none"),
+        ("weiaicunzai", "denseport"),
     ),
     "deep stem": (
         DenseNetConfig.bc(8, (2, 2, 1, 1), 16, num_classes=7, stem_kernel=3).replace(stem_widths=(6, 10, 16)),

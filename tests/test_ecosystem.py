@@ -46,6 +46,7 @@ CODE_BASES = [
     CodeBase("torch_cifar_nets", "andreasveit", ("andreasveit", "andreasveit-basic"), side=32),
     CodeBase("torch_cifar_nets", "kuangliu", ("kuangliu",), side=32),
     CodeBase("torch_cifar_nets", "bearpaw", ("bearpaw", "bearpaw-basic"), side=32),
+    CodeBase("torch_cifar_nets", "weiaicunzai", ("weiaicunzai",), side=32),
     CodeBase("keras_hub_nets", "keras-hub", ("small", "small-backbone"), keras=True),
     CodeBase("titu1994_nets", "titu1994", ("plain", "bc", "large"), ("bc-later", "bc-th", "bc-th2"), True, side=32),
     CodeBase("titu1994_nets", "titu1994-2017", (), ("bc-th1",), True, side=32),

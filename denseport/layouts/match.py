@@ -136,13 +136,15 @@ class Detection:
         of_images = [name for name in self.dropped if FIGURE_OF_IMAGES.search(name)]
         figures = [name for name in of_images if checkpoint.tensors[name].size == self.config.in_channels]
         by_order = checkpoint.nameless and not self.described
+        weights_alone = not self.described and not checkpoint.described_by
+        unseen = "; another pool before it or an activation at its side would not show" if weights_alone else ""
         notes = {
             f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
             f"the modules {listed(self.within)} within the names were taken off": self.within,
             f"the names were read with {self.instead} before them": self.instead and not self.prefix,
             f"{self.instead} was read in place of the prefix {quoted(self.prefix)}": self.instead and self.prefix,
-            f"{quoted(self.head)} was taken for the classifier": self.head and not self.config.head_layers,
+            f"{quoted(self.head)} was taken for the classifier{unseen}": self.head and not self.config.head_layers,
             "the classifier has no bias": not self.config.classifier_bias,
             **dict.fromkeys((*checkpoint.notes, *self.reading), True),
             f"the head takes the whole last map, that of images of {self.image_size} pixels": self.config.head_shape,

@@ -158,7 +158,14 @@ class Attempt:
         return {layer: of for layer, of in layers.items() if not self._is_loose(of)}
 
     def _is_loose(self, parameters: Mapping[str, str], classes: int | None = None) -> bool:
-        """Whether tensors are none of a net's layers: a queue, centres, a loss's weights of as many classes."""
+        """Whether tensors are none of a net's layers: a queue, centres, a loss's weights of as many classes.
+
+        In Keras all but whole numbers, such as the state of a generator, are a layer's, whatever they are called.
+        """
+        if self.framework is not TORCH:
+            return all(self.checkpoint.tensors[name].dtype.kind in "iu" for name in parameters.values())
+        if all(prod(self._shape(name)) == 1 for name in parameters.values()):
+            return False
         if parameters.keys() == {"weight"}:
             shape = self._shape(parameters["weight"])
             return len(shape) == 1 and classes in (None, *shape)
@@ -176,7 +183,7 @@ class Attempt:
                 zones.own[name] = parameters
                 branches.add(self._branch(rest or ""))
                 zones.classifier = name if canonical == CLASSIFIER else zones.classifier
-            elif not self._is_foreign(layer) and any(map(self._counts, parameters.items())):
+            elif not self._is_foreign(layer) and self._may_compute(rest, parameters):
                 strangers[layer] = parameters
         for layer, parameters in strangers.items():
             rest = self._rest(layer)
@@ -214,9 +221,15 @@ class Attempt:
         prefixes = tuple(other.prefix for other in self.others if not around.startswith(other.prefix))
         return prefixes, frozenset().union(*(other.blocks for other in self.others))
 
-    def _counts(self, parameter: tuple[str, str]) -> bool:
-        """Whether a tensor can be a layer's: it has more than one value, or is called a weight."""
-        return prod(self._shape(parameter[1])) > 1 or parameter[0] == "weight" or self.framework is not TORCH
+    def _may_compute(self, rest: str | None, parameters: Mapping[str, str]) -> bool:
+        """Whether tensors can be a layer's: they have more than one value, or are called a weight.
+
+        A single number in a module of the net may be one, too, such as the exponent of a pool.
+        """
+        tensors = [self.checkpoint.tensors[name] for name in parameters.values()]
+        if self.framework is not TORCH or "weight" in parameters or any(tensor.size > 1 for tensor in tensors):
+            return True
+        return bool(rest) and any(tensor.dtype.kind not in "iub" for tensor in tensors)
 
     def _has_kernel(self, parameters: Mapping[str, str], rank: int) -> bool:
         return any(len(self._shape(name)) >= rank for name in parameters.values())

@@ -1,4 +1,4 @@
-"""Nets of four PyTorch code bases that no package brings, for images of 32x32; see torch_checkpoints.py.
+"""Nets of five PyTorch code bases that no package brings, for images of 32x32; see torch_checkpoints.py.
 
 Names of modules, order of concatenation, pooling and what a checkpoint holds are theirs:
 
@@ -6,6 +6,7 @@ Names of modules, order of concatenation, pooling and what a checkpoint holds ar
 - andreasveit: andreasveit/densenet-pytorch densenet.py: DenseNet3; train.py
 - kuangliu: kuangliu/pytorch-cifar models/densenet.py: DenseNet; main.py
 - bearpaw: bearpaw/pytorch-classification models/cifar/densenet.py: DenseNet; cifar.py
+- weiaicunzai: weiaicunzai/pytorch-cifar100 models/densenet.py: DenseNet, whose transitions have no ReLU
 
 `gpleiss-large` has the stem for larger images (small_inputs=False). `andreasveit-basic` and `bearpaw-basic` have no
 bottleneck (BasicBlock) and no compression. `kuangliu-copy` puts new features last, as many copies of kuangliu's do.
@@ -127,6 +128,35 @@ def bearpaw(channels: int, bottleneck: bool = True) -> nn.Module:
     return chain({**modules, "bn": nn.BatchNorm2d(width), **head, "fc": nn.Linear(width, CLASSES)})
 
 
+class Bottleneck(nn.Module):
+    """A dense layer in a module of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first = nn.BatchNorm2d(width), nn.ReLU(), conv(width, 4 * GROWTH, 1)
+        self.bottle_neck = nn.Sequential(*first, nn.BatchNorm2d(4 * GROWTH), nn.ReLU(), conv(4 * GROWTH, GROWTH, 3))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([features, self.bottle_neck(features)], 1)
+
+
+def weiaicunzai(channels: int) -> nn.Module:
+    width = 2 * GROWTH
+    modules: dict[str, nn.Module] = {}
+    for b, count in enumerate((2, 3, 1, 2)):
+        layers = (Bottleneck(width + index * GROWTH) for index in range(count))
+        modules[f"dense_block{b}"] = chain({f"bottle_neck_layer_{index}": layer for index, layer in enumerate(layers)})
+        width += count * GROWTH
+        if b < 3:
+            squeezed = nn.BatchNorm2d(width), conv(width, width // 2, 1), nn.AvgPool2d(2)
+            modules[f"transition_layer_{b}"] = chain({"down_sample": nn.Sequential(*squeezed)})
+            width //= 2
+    modules |= {"bn": nn.BatchNorm2d(width), "relu": nn.ReLU()}
+    body = {"conv1": conv(channels, 2 * GROWTH, 3), "features": chain(modules)}
+    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(width, CLASSES)}
+    return chain({**body, **head})
+
+
 NETS = {
     "gpleiss": gpleiss,
     "gpleiss-large": partial(gpleiss, large=True),
@@ -136,6 +166,7 @@ NETS = {
     "kuangliu-copy": partial(kuangliu, new_first=False),
     "bearpaw": bearpaw,
     "bearpaw-basic": partial(bearpaw, bottleneck=False),
+    "weiaicunzai": weiaicunzai,
 }
 
 
