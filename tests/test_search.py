@@ -132,6 +132,11 @@ PARTS: dict[str, tuple[Arrays, str]] = {
         below("model.", WHOLE) | {"classifier.add_block.0.weight": zeros(7, NET.features)},
         r"add_block\.0\.weight reads as many values as its body gives.*--net model$",
     ),
+    "the exponent of a pool": (WHOLE | {"pool.p": zeros(1)}, r"unexpected keys pool\.p"),
+    "a layer whose parameters have numbers for names": (
+        spelled(NET, "keras-applications") | {"layer_normalization/0": zeros(76), "layer_normalization/1": zeros(76)},
+        r"unexpected keys layer_normalization/0",
+    ),
     "a classifier that is a convolution": (BODY | {"classifier.weight": zeros(5, NET.features, 3, 3)}, "classifier"),
 }
 
