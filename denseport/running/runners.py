@@ -388,5 +388,6 @@ def _on(setting: bool) -> str:
 
 
 def _activates(layer: Any) -> bool:
-    """Whether a layer of Keras has an activation within it, which a net of denseport's has behind it."""
-    return getattr(getattr(layer, "activation", None), "__name__", "linear") != "linear"
+    """Whether a layer of Keras with weights has an activation within it, which a net of denseport's has behind it."""
+    activation = getattr(layer, "activation", None) if getattr(layer, "weights", None) else None
+    return getattr(activation, "__name__", "linear") != "linear"
