@@ -16,6 +16,7 @@ import re
 import sys
 import uuid
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ OBJECTS: dict[str, Any] = {
     "old generator": np.random.RandomState(0),
     "python's random state": random.getstate(),
     "default dict": collections.defaultdict(list, {"loss": [1.0]}),
-    "ordered dict": collections.OrderedDict(a=1),
+    "ordered dict": OrderedDict(a=1),
     "deque": collections.deque([1, 2], maxlen=3),
     "dict of a class": Attributes(a=1),
     "list of a class": Listed([1]),
@@ -217,8 +218,12 @@ def test_buffers_that_are_not_saved_are_left_out(tmp_path: Path) -> None:
         assert list(checkpoint.tensors) == list(net.state_dict())
 
 
+def activation(change: str) -> nn.Module:
+    return nn.LeakyReLU(0.3) if change == "leaky" else nn.SiLU()
+
+
 def altered(change: str) -> nn.Module:
-    net = small()
+    net: nn.Module = small()
     features: Any = net.features
     if change == "epsilon":
         for norm in net.modules():
@@ -247,10 +252,20 @@ def altered(change: str) -> nn.Module:
         features.transition1.pool = nn.MaxPool2d(2, 2)
     elif change == "transition without activation":
         features.transition1.relu = nn.Identity()
-    elif change in ("silu", "one silu", "leaky"):
-        layers = [layer for name, layer in features.named_modules() if name.split(".")[-1].startswith("denselayer")]
-        for layer in layers[: 1 if change == "one silu" else None]:
-            layer.relu1 = layer.relu2 = nn.LeakyReLU(0.3) if change == "leaky" else nn.SiLU()
+    elif change == "one silu":
+        features.denseblock1.denselayer1.relu1 = nn.SiLU()
+    elif change in ("silu", "leaky", "silu and a ReLU in code"):
+        for name, module in list(features.named_modules()):
+            if isinstance(module, nn.ReLU):
+                parent, _, child = name.rpartition(".")
+                setattr(features.get_submodule(parent), child, activation(change))
+        if change in ("silu", "leaky"):  # where torchvision's own code calls ReLU
+            behind = {"last": activation(change), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+            net = nn.Sequential(OrderedDict({"features": features, **behind, "classifier": net.classifier}))
+    elif change == "silu in the dense layers alone":
+        for name, layer in features.named_modules():
+            if name.split(".")[-1].startswith("denselayer"):
+                layer.relu1 = layer.relu2 = nn.SiLU()
     return net
 
 
@@ -273,6 +288,8 @@ REFUSED = {
     "dilated": r"Conv2d features\.denseblock1\.denselayer1\.conv2 is dilated",
     "transition pool": r"MaxPool2d features\.transition1\.pool stands in a transition",
     "one silu": r"ReLU features\.\S+ stands beside another activation, silu",
+    "silu in the dense layers alone": r"ReLU features\.relu0 stands beside another activation, silu",
+    "silu and a ReLU in code": r"BatchNorm2d features\.norm5 has no module behind it that is a silu",
 }
 
 

@@ -101,13 +101,14 @@ def built(
     net = _Net(description, paths, kernels, shown)
     if not net.node(net.stem):
         return Built({})  # a state dict beside the model
+    activations = net.activations()
     traits = {
         **net.epsilon(),
         **net.convolutions(),
         **net.stem_pool(),
-        **net.activations(),
+        **activations,
         **net.transitions(),
-        **net.pool(),
+        **net.pool(activations.get("activation", "relu")),
         **net.end(),
     }
     return Built(traits, tuple(net.before()), net.head(head))
@@ -334,13 +335,17 @@ class _Net:
             raise self.refuse(path, "rounds sizes up")
 
     def activations(self) -> dict[str, Any]:
-        """The one activation of all dense layers."""
+        """The one activation of all layers, which those of the dense layers say."""
         blocks = [path for layer, path in self.paths.items() if layer.startswith("block")]
         inside = {".".join(path.split(".")[:-1]) for path in blocks} | set(blocks)
         found: dict[tuple[str, float | None], str] = {}
         for path, node in self.leaves(_common(*blocks) if len(blocks) > 1 else ""):
             if path.rpartition(".")[0] in inside and (activation := self._activation(path, node)):
                 found.setdefault(activation, path)
+        if found and {"stem.conv", "head.norm"} <= self.paths.keys():  # the stem's and the transitions'
+            for path, node in self.between(self.paths["stem.conv"], self.paths["head.norm"]):
+                if activation := self._activation(path, node):
+                    found.setdefault(activation, path)
         names = {name: path for (name, _), path in found.items()}
         slopes = {slope: path for (_, slope), path in found.items() if slope is not None}
         for different in (names, slopes):
@@ -397,8 +402,11 @@ class _Net:
         if not halving:
             raise self.refuse(path, f"stands in a transition, with kernel, stride and padding {_shown(figures)}")
 
-    def pool(self) -> dict[str, Any]:
-        """The global pool, where there is exactly one that a module makes, and the activation before it."""
+    def pool(self, usual: str) -> dict[str, Any]:
+        """The global pool, where there is exactly one that a module makes, and the activation before it.
+
+        Where no module makes that, the class's own code does: ReLU in every library, whatever is `usual` in the layers.
+        """
         norm, classifier = self.paths.get("head.norm"), next(iter(self.behind.values()), "")
         if not norm or not classifier:
             return {}
@@ -406,8 +414,8 @@ class _Net:
         for path, node in self.between(norm, classifier):
             name = _class(node)
             if activation := self._activation(path, node):
-                if activation[0] != "relu":
-                    raise self.refuse(path, "stands behind the last normalisation")
+                if activation[0] != usual:
+                    raise self.refuse(path, f"stands behind the last normalisation, and {usual} behind the others")
                 traits["final_activation"] = "relu"
             if name.startswith(("AdaptiveAvgPool", "AdaptiveMaxPool")):
                 if prod(each for each in _figures(node, "output_size", 1) if isinstance(each, int)) != 1:
@@ -417,6 +425,8 @@ class _Net:
                 raise self.refuse(path, "stands between the last map and the classifier")
         if not traits and self.runs_in_order(norm, classifier):
             traits["final_activation"] = "none"
+        elif not traits and usual != "relu":
+            raise self.refuse(norm, f"has no module behind it that is a {usual} as behind the others")
         return {**traits, "head_pool": found.pop()} if len(found) == 1 else traits
 
     def runs_in_order(self, first: str, last: str) -> bool:
