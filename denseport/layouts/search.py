@@ -160,10 +160,13 @@ class Attempt:
     def _is_loose(self, parameters: Mapping[str, str], classes: int | None = None) -> bool:
         """Whether tensors are none of a net's layers: a queue, centres, a loss's weights of as many classes.
 
-        In Keras all but whole numbers, such as the state of a generator, are a layer's, whatever they are called.
+        In Keras all are a layer's, whatever they are called, but for whole numbers, such as the state of a generator,
+        and for what a normalisation of the image has, of which `around` tells.
         """
         if self.framework is not TORCH:
-            return all(self.checkpoint.tensors[name].dtype.kind in "iu" for name in parameters.values())
+            tensors = [self.checkpoint.tensors[name] for name in parameters.values()]
+            of_image = {tensor.shape for tensor in tensors} <= {(), (self._image_channels,)}
+            return of_image or all(tensor.dtype.kind in "iu" for tensor in tensors)
         if all(prod(self._shape(name)) == 1 for name in parameters.values()):
             return False
         if parameters.keys() == {"weight"}:
@@ -230,6 +233,15 @@ class Attempt:
         if self.framework is not TORCH or "weight" in parameters or any(tensor.size > 1 for tensor in tensors):
             return True
         return bool(rest) and any(tensor.dtype.kind not in "iub" for tensor in tensors)
+
+    @cached_property
+    def _image_channels(self) -> int:
+        """The channels that the stem takes, or 0 where no layer is known to be its."""
+        for layer, parameters in self.zones.own.items():
+            if self._canonical(layer) in ("stem.conv", "stem.conv1"):
+                shapes = [self._shape(name) for name in parameters.values()]
+                return next((self.framework.canonical_shape("conv", shape)[1] for shape in shapes if len(shape) > 2), 0)
+        return 0
 
     def _has_kernel(self, parameters: Mapping[str, str], rank: int) -> bool:
         return any(len(self._shape(name)) >= rank for name in parameters.values())
