@@ -4,7 +4,7 @@ Detect which one a checkpoint has, take its tensors to their canonical names, an
 """
 
 from denseport.layouts.detect import Net, detect, survey
-from denseport.layouts.match import Detection
+from denseport.layouts.detection import Detection
 from denseport.layouts.parse import find_layout, known_layouts, known_text
 from denseport.layouts.renaming import translate
 from denseport.layouts.spec import Layout

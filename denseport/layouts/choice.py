@@ -7,8 +7,8 @@ import shlex
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
-from denseport.layouts.match import Detection
-from denseport.layouts.search import Found
+from denseport.layouts.attempt import Found
+from denseport.layouts.detection import Detection
 from denseport.layouts.shown import as_shown
 from denseport.layouts.traits import Said
 

@@ -21,7 +21,7 @@ from denseport.errors import LayoutError, listed, quoted
 from denseport.layouts.frameworks import KERAS, TORCH, Framework, Groups
 from denseport.layouts.match import match
 from denseport.layouts.parse import LAYERS, STRUCTURE, parse
-from denseport.layouts.places import common_path, within
+from denseport.layouts.prefixes import common_path, within
 from denseport.layouts.recognition import kind_of
 from denseport.layouts.template import PLACEHOLDER, Template, placeholder
 from denseport.net.graph import Kind

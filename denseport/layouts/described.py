@@ -13,8 +13,9 @@ import numpy as np
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.descriptions.net import DescribedNet, Place
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, THEANO, Framework, Groups
-from denseport.layouts.match import Attempt, Detection, MisfitError, Named, namings
+from denseport.layouts.match import Matching, MisfitError, Named, namings
 from denseport.layouts.parse import find_layout, known_layouts
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
@@ -144,8 +145,8 @@ def _gives(layout: Layout, checkpoint: Checkpoint, groups: Groups, named: Named,
 
 
 @dataclass
-class _Described(Attempt):
-    """An attempt whose names come from a description, which also says what shapes do not show."""
+class _Described(Matching):
+    """A matching whose names come from a description, which also says what shapes do not show."""
 
     net: DescribedNet = field(kw_only=True)
 

@@ -13,20 +13,20 @@ from denseport import metadata
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts import descriptions
-from denseport.layouts.around import with_layers_around
-from denseport.layouts.built import as_built
 from denseport.layouts.choice import described_net, only_net
 from denseport.layouts.described import detect_described, figures
 from denseport.layouts.descriptions import keras
 from denseport.layouts.descriptions.net import DescribedNet
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import KERAS, TORCH
-from denseport.layouts.match import JOINED, Detection
-from denseport.layouts.nets import NetSearch
-from denseport.layouts.order import refuse_other_order
+from denseport.layouts.keras_names import refuse_other_order, with_layers_around
+from denseport.layouts.match import JOINED
+from denseport.layouts.net_search import NetSearch
 from denseport.layouts.parse import find_layout, known_layouts, own_layouts
-from denseport.layouts.places import ROOT, branches
+from denseport.layouts.prefixes import ROOT, branches
 from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import Layout
+from denseport.layouts.torch_modules import as_built
 from denseport.layouts.traits import Said, refuse_contradiction, refuse_idle
 from denseport.net.config import Traits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from denseport.layouts.match import Detection
+from denseport.layouts.detection import Detection
 from denseport.net.weights import Weights
 
 # What two epsilons may do to the outputs, relative, where it does not matter which of them it is.

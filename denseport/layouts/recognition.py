@@ -19,9 +19,10 @@ import numpy as np
 from denseport.checkpoint import Checkpoint, Tensor
 from denseport.errors import LayoutError, listed, quoted
 from denseport.evidence import EXCHANGED, Evidence, Norm, examine, grouped
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
 from denseport.layouts.inference import RANKS
-from denseport.layouts.match import Detection, match
+from denseport.layouts.match import match
 from denseport.layouts.spec import BY_SHAPE
 from denseport.layouts.statistics import by_statistics
 from denseport.layouts.traits import Said

@@ -8,7 +8,7 @@ from typing import Any
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.evidence import Evidence, examine
-from denseport.layouts.match import Detection
+from denseport.layouts.detection import Detection
 from denseport.layouts.translate import to_canonical
 from denseport.preprocessing import find_preprocessing
 

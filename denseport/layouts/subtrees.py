@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed
-from denseport.layouts.match import Detection
-from denseport.layouts.places import Place
-from denseport.layouts.search import Found, reads_the_net
+from denseport.layouts.attempt import Found, reads_the_net
+from denseport.layouts.detection import Detection
+from denseport.layouts.prefixes import Place
 from denseport.layouts.template import outline
 
 # A net has more tensors than this, and no file so many subtrees that are as large.

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from denseport.checkpoint import Checkpoint, Tensor
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import COUNTER, Framework
-from denseport.layouts.match import Detection
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.metadata import recorded_counters

@@ -59,7 +59,7 @@ _ENDS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log-softmax"
 
 
 def stated(_description: Node, _shown: str) -> Record:
-    """Nothing before it is known which of the file's modules are the net's; see `built`."""
+    """Nothing before it is known which of the file's modules are the net's; see `built` below."""
     return Record()
 
 

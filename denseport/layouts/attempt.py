@@ -10,9 +10,10 @@ from math import prod
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import quoted
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import TORCH, Framework, Groups
-from denseport.layouts.match import Detection, MisfitError, match
-from denseport.layouts.places import Place
+from denseport.layouts.match import MisfitError, match
+from denseport.layouts.prefixes import Place
 from denseport.layouts.spec import Layout
 from denseport.layouts.traits import Said
 from denseport.net.config import DenseNetConfig

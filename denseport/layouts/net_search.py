@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, listed, quoted
+from denseport.layouts.attempt import Attempt, Found
 from denseport.layouts.choice import only_layout, only_net
+from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import KERAS, KERAS_ON_THEANO, TORCH, Framework, Groups
-from denseport.layouts.match import Detection, MisfitError, match
-from denseport.layouts.places import ROOT, Place, common_path, places, within, without, wrappers
+from denseport.layouts.match import MisfitError, match
+from denseport.layouts.prefixes import ROOT, Place, common_path, places, within, without, wrappers
 from denseport.layouts.recognition import recognise
-from denseport.layouts.search import Attempt, Found
 from denseport.layouts.spec import BY_SHAPE, Layout
 from denseport.layouts.subtrees import nets_by_shape
 from denseport.layouts.traits import Said

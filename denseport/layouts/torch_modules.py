@@ -11,8 +11,8 @@ import numpy as np
 from denseport.checkpoint import Checkpoint
 from denseport.errors import LayoutError, quoted
 from denseport.layouts.descriptions import torch
+from denseport.layouts.detection import Detection
 from denseport.layouts.heads import BEHIND_THE_POOL as HEAD
-from denseport.layouts.match import Detection
 from denseport.layouts.traits import refuse_contradiction
 from denseport.net.config import HeadLayer, Inputs
 
