@@ -308,8 +308,10 @@ def weights_file(path: Path, layers: list[str], more: Mapping[str, tuple[int, ..
     return path
 
 
-@pytest.mark.parametrize("name", ["rescaling", "normalization_1", "resizing", "lambda_2", "tf.math.truediv"])
-def test_a_file_of_weights_whose_model_prepares_images_says_so(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["rescaling", "normalization_1", "resizing", "lambda_2", "tf.math.truediv", "multiply", "add_1"]
+)
+def test_a_file_of_weights_whose_model_computes_more_says_so(tmp_path: Path, name: str) -> None:
     source = weights_file(tmp_path / "a.h5", ["input_1", name, "random_flip", "activation"], {})
     notes = denseport.convert(source, tmp_path / "b.pth", verify=False).notes
     assert [note for note in notes if f"has {name}, and" in note and "give the whole model (.keras)" in note]

@@ -14,9 +14,11 @@ from denseport.errors import listed, quoted
 
 NUMBER = r"(_\d{1,9})?"
 POOLS = {"mean": rf"global_average_pooling[123]d{NUMBER}", "max": rf"global_max_pooling[123]d{NUMBER}"}
-# Classes that change what a net computes and stand before the stem as a rule; functions of TensorFlow in Keras 2.
+# Classes that change what a net computes: before the stem as a rule, or joining what no DenseNet joins so. What begins
+# with tf is a function of TensorFlow in Keras 2.
 CHANGING = re.compile(
     rf"(rescaling|normalization|resizing|center_crop|random_crop|lambda|tf_op_lambda|slicing_op_lambda|permute"
+    r"|multiply|add|subtract|maximum|minimum|average"
     rf"|tf\.(math|__operators__|cast|image|reverse|compat|clip_by_value|nn\.bias_add)[\w.]*?){NUMBER}"
 )
 
@@ -35,5 +37,5 @@ def note(weightless: Iterable[str]) -> str:
         return ""
     return (
         f"the file is that of a model which has {listed(map(quoted, names))}, and a file of weights does not say what "
-        "such layers do: prepare images so before, or give the whole model (.keras)"
+        "such layers do: give the whole model (.keras), or, where they prepare images, prepare them so before"
     )
