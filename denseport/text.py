@@ -29,6 +29,7 @@ def conversion(report: ConversionReport, every_tap: bool = False) -> list[Part]:
     size = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
     return [
         Row("variant", _variant(report.variant, report.config)),
+        *_around(report.config),
         Row("from", f"{report.source_layout}, {report.source_format}"),
         Row("to", f"{report.target_layout}, {report.target_format}"),
         *_traits(vars(report.config.traits), report.origins),
@@ -89,6 +90,7 @@ def inspection(report: Inspection) -> list[Part]:
         rows += [
             Row("layout", report.layout),
             Row("variant", _variant(report.variant, report.config)),
+            *_around(report.config),
             Row("parameters", f"{report.parameters:,}"),
             *_traits(vars(report.config.traits), report.origins),
             *_labelled("evidence", [f"{of} {figures}" for of, figures in report.evidence.items()]),
@@ -150,8 +152,16 @@ def layouts(every: Iterable[Layout]) -> list[Part]:
 
 def _variant(variant: str, config: DenseNetConfig) -> str:
     head = "no classifier" if config.num_classes is None else f"{config.num_classes} classes"
-    before = f", {config.inputs.formula} of an image x first" if config.inputs else ""
-    return f"{variant}, {config.image_channels} input channels, {head}{before}"
+    channels = f"{config.image_channels} input channel{'s' if config.image_channels > 1 else ''}"
+    return f"{variant}, {channels}, {head}"
+
+
+def _around(config: DenseNetConfig) -> list[Row]:
+    """What the net does to its images before the stem, and a head of several layers."""
+    from denseport.layouts.heads import in_words  # brings numpy, which --help does without
+
+    rows = [Row("inputs", f"{config.inputs.formula} of an image x, before the stem")] if config.inputs else []
+    return [*rows, *([Row("head", in_words(config.head_layers, {}))] if config.head_layers else [])]
 
 
 def _traits(traits: Mapping[str, Any], origins: Mapping[str, str]) -> list[Row]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from parity_reports import BROKEN, broken, good
 
+import denseport
 from denseport import text
 from denseport.difference import Difference, TensorDifference
+from denseport.net.config import HeadLayer, Inputs
 from denseport.parity.report import ParityReport, Tap, TrainedTensor, TrainingReport
 from denseport.terminal import Row, Table, plain
 
+FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "digits-torch.pth"
 TRAINING = TrainingReport(3, 0.01, ((1.0, 1.0),), (TrainedTensor("stem.conv.weight", 1e-3, 2e-3),), 1e-9)
 
 
@@ -102,3 +106,15 @@ def test_a_difference_names_every_tensor() -> None:
         "b       only in a            float32 (3,)",
         "7 tensors equal bit by bit, 2 not, matched by canonical names",
     ]
+
+
+def test_what_stands_before_the_stem_and_behind_the_pool_has_rows() -> None:
+    head = (HeadLayer("dense", 6, bias=False), HeadLayer("activation", activation="gelu"), HeadLayer("dense", 3))
+    inputs = Inputs(1, (0, 0, 0), (1 / 255,) * 3, (0.0,) * 3)
+    report = denseport.inspect(FIXTURE)
+    assert report.config
+    report = dataclasses.replace(report, config=report.config.replace(num_classes=3, head_layers=head, inputs=inputs))
+    rows = [row.split(maxsplit=1) for row in plain(text.inspection(report))]
+    assert ["inputs", "x[0, 0, 0] / 255 of an image x, before the stem"] in rows
+    assert ["head", "dense of 6 outputs without bias, gelu, dense of 3 outputs"] in rows
+    assert any("1 input channel," in value for name, value in rows if name == "variant")
