@@ -158,7 +158,10 @@ class Comparing(TypedDict, total=False):
 
 def _net(of: str) -> Option:
     return Option(
-        None, f"Which net in {of}, by the path that the message names; `.` for the top.", "the only one", metavar="PATH"
+        None,
+        f"Which net in {of}, by its path, which `denseport inspect` lists; `.` for the top.",
+        "the only one",
+        metavar="PATH",
     )
 
 

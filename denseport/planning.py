@@ -204,9 +204,9 @@ def inputs_notes(config: DenseNetConfig, layout: Layout, plan: Plan) -> list[str
         return []
     foldable = "" if any(config.inputs.offset) else ", or give --fold-inputs"
     return [
-        f"the source's net makes {config.inputs.formula} of its image x first, which layout {layout.name} does not "
-        "hold: feed what is written with that, or keep it in a .keras file or with --to-layout "
-        f"denseport{foldable}"
+        f"the source's net computes {config.inputs.formula} of its image x first, which layout {layout.name} cannot "
+        "hold: prepare images so before they are fed to what is written; or write a .keras file, or with --to-layout "
+        f"denseport, which hold it{foldable}"
     ]
 
 

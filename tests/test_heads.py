@@ -241,8 +241,8 @@ def test_converting_says_how_to_build_the_head(tmp_path: Path) -> None:
     assert told == {
         "b.pth": [f"the target loads strictly into a model whose classifier is {sequence}"],
         "b.h5": [
-            "behind the pool of the model that loads the target must stand head_dense0 (dense, 6 outputs), relu, "
-            "dropout, head_dense3 (dense, 3 outputs)"
+            "behind the pool of the model that loads the target must stand head_dense0 (dense of 6 outputs), relu, "
+            "dropout, head_dense3 (dense of 3 outputs)"
         ],
         "c.pth": [],
     }

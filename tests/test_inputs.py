@@ -106,9 +106,9 @@ def test_a_scale_is_folded_where_that_is_asked_for(inputs: Inputs, tmp_path: Pat
 
 
 def test_what_cannot_be_folded_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"source\.safetensors: its net makes .* cannot be folded"):
+    with pytest.raises(UsageError, match=r"source\.safetensors: its net computes .* cannot be folded"):
         denseport.convert(written(tmp_path / "source.safetensors", NORMALISED), tmp_path / "a.pth", fold_inputs=True)
-    with pytest.raises(UsageError, match="makes nothing of its image"):
+    with pytest.raises(UsageError, match="does nothing to its image"):
         denseport.convert(written(tmp_path / "none.safetensors", None), tmp_path / "a.pth", fold_inputs=True)
     assert not (tmp_path / "a.pth").exists()
 

@@ -118,7 +118,7 @@ def test_layouts_alike_but_for_a_trait_are_told_apart_by_the_weights(new_first: 
 
 def test_images_of_another_range_than_the_layouts_are_said(fixtures: Path) -> None:
     report = denseport.inspect(fixtures / "digits-torch.pth")
-    assert any("trained on other images than layout torchvision is for" in note for note in report.notes)
+    assert any("which layout torchvision assumes, gives others" in note for note in report.notes)
     assert report.evidence["inputs"].startswith("mean ")
     rows = [row for row in text.inspection(report) if isinstance(row, Row)]
     assert any(row.label == "evidence" and "pairs of normalisations agree" in row.value for row in rows)

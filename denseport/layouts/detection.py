@@ -128,9 +128,13 @@ class Detection:
         figures = [name for name in of_images if checkpoint.tensors[name].size == self.config.in_channels]
         by_order = checkpoint.nameless and not self.described
         weights_alone = not self.described and not checkpoint.described_by
-        unseen = "; another pool before it or an activation at its side would not show" if weights_alone else ""
+        unseen = (
+            "; another pool before it, or an activation behind it, would not show in a file of weights"
+            if weights_alone
+            else ""
+        )
         notes = {
-            f"the tensors stand under {quoted(self.wrapper)}": self.wrapper,
+            f"the tensors stand under {quoted(self.wrapper)}": self.wrapper != checkpoint.wrapper,
             f"the prefix {quoted(self.prefix)} was taken off": self.prefix and not self.instead,
             f"the modules {listed(self.within)} within the names were taken off": self.within,
             f"the names were read with {self.instead} before them": self.instead and not self.prefix,

@@ -213,7 +213,11 @@ def told(head: Head, hidden: Hidden, stated: Mapping[str, object]) -> str:
     traits = {"activation": "hidden_activation", "norm": "hidden_epsilon"}
     unstated = {trait for layer in head.layers if (trait := traits.get(layer.kind)) and trait not in stated}
     assumed = " and ".join(f"{trait} {getattr(hidden, trait)}" for trait in sorted(unstated))
-    remedy = f"; assumed, since weights do not show it: {assumed}; state another with --trait" if assumed else ""
+    remedy = (
+        f"; assumed, since weights do not show it: {assumed}; state another with --trait {min(unstated)}=VALUE"
+        if unstated
+        else ""
+    )
     names = {canonical: layer.name for canonical, layer in head.of_file.items()}
     return f"{BEHIND_THE_POOL} {in_words(head.layers, names)}{remedy}"
 
@@ -224,7 +228,7 @@ def in_words(layers: Sequence[HeadLayer], names: Mapping[str, str]) -> str:
     for n, layer in enumerate(layers):
         what: str = layer.activation if layer.kind == "activation" else layer.kind
         if layer.kind == "dense":
-            what += f", {layer.width:,} outputs{'' if layer.bias else ', no bias'}"
+            what += f" of {layer.width:,} outputs{'' if layer.bias else ' without bias'}"
         name = names.get(f"head.{layer.kind}{n}")
         words.append(f"{quoted(name)} ({what})" if name else what)
     return ", ".join(words)

@@ -35,7 +35,7 @@ class NetSearch:
         names = list(checkpoint.tensors) if net is None else within(net, checkpoint.tensors)
         if not names:
             raise LayoutError(
-                f"{checkpoint.label}: no tensor stands below {quoted(net)}; see with denseport inspect what does"
+                f"{checkpoint.label}: no tensor stands below {quoted(net)}; denseport inspect lists the nets of a file"
             )
         self.names, self.wrappers = names, wrappers
         looked_up = {without(wrappers, name): name for name in names}

@@ -93,6 +93,6 @@ def _other_images(found: Detection, evidence: Evidence) -> list[str]:
     if evidence.inputs.may_be_of(mean, spread):
         return []
     return [
-        f"it was trained on other images than layout {found.layout.name} is for, whose preprocessing is {name}: "
-        f"{evidence.inputs}"
+        f"by its weights, it was trained on images of {evidence.inputs}; preprocessing {name}, which layout "
+        f"{found.layout.name} assumes, gives others: prepare images as in training"
     ]

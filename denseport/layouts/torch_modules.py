@@ -13,6 +13,7 @@ from denseport.errors import LayoutError, quoted
 from denseport.layouts.descriptions import torch
 from denseport.layouts.detection import Detection
 from denseport.layouts.heads import BEHIND_THE_POOL as HEAD
+from denseport.layouts.heads import in_words
 from denseport.layouts.traits import refuse_contradiction
 from denseport.net.config import HeadLayer, Inputs
 
@@ -51,13 +52,8 @@ def _reading(found: Detection, head: tuple[HeadLayer, ...]) -> list[str]:
     """What a user should know of the reading, with the head as the modules say it."""
     notes = [note for note in found.reading if not (head and note.startswith(HEAD))]
     if head:
-        layers = (f"dense, {layer.width:,} outputs" if layer.width else _word(layer) for layer in head)
-        notes.append(f"{HEAD}, as the file's modules say: {', '.join(layers)}")
+        notes.append(f"{HEAD}, as the file's modules say: {in_words(head, {})}")
     return notes
-
-
-def _word(layer: HeadLayer) -> str:
-    return layer.activation if layer.kind == "activation" else layer.kind
 
 
 def _prepared(checkpoint: Checkpoint, path: str, channels: int) -> Inputs:

@@ -96,11 +96,13 @@ class Weights:
         """
         inputs = self.config.inputs
         if inputs is None:
-            raise UsageError("its net makes nothing of its image before the stem; leave --fold-inputs out")
+            raise UsageError(
+                "its net does nothing to its image before the stem, so nothing can be folded; leave --fold-inputs out"
+            )
         if any(inputs.offset):
             raise UsageError(
-                f"its net makes {inputs.formula} of its image x, of which an offset cannot be folded into a "
-                "convolution that pads with zeros; leave --fold-inputs out"
+                f"its net computes {inputs.formula} of its image x; an offset cannot be folded into a convolution that "
+                "pads with zeros; leave --fold-inputs out"
             )
         name = f"stem.conv{self.config.stem_numbers[0]}.weight"
         config = self.config.replace(inputs=None, in_channels=inputs.channels)

@@ -261,8 +261,8 @@ class _Net:
         node = self.node(path)
         name = _class(node) if node else "module"
         return LayoutError(
-            f"{self.shown}: its {quoted(name)} {quoted(path)} {why}, which no net of denseport's does; where the net's "
-            "forward does otherwise, save the state dict: torch.save(model.state_dict(), 'new.pth')"
+            f"{self.shown}: its {quoted(name)} {quoted(path)} {why}, which denseport cannot carry over; if the "
+            "net's forward does without it, save the state dict: torch.save(model.state_dict(), 'new.pth')"
         )
 
     def epsilon(self) -> dict[str, Any]:
