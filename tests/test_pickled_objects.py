@@ -477,6 +477,39 @@ def test_a_sequential_of_all_layers_states_pool_and_last_activation(tmp_path: Pa
         assert (expected - given).abs().max() < 1e-5
 
 
+class OwnLayer(nn.Module):
+    """A dense layer under names that no layout has."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.BatchNorm2d(width, eps=1e-3), nn.Conv2d(width, 4 * growth, 1, bias=False)
+        self.c, self.d = nn.BatchNorm2d(4 * growth, eps=1e-3), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+        self.before, self.between = nn.LeakyReLU(0.1), nn.LeakyReLU(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, self.d(self.between(self.c(self.b(self.before(self.a(x))))))], 1)
+
+
+def test_modules_state_traits_of_nets_under_names_of_no_layout(tmp_path: Path) -> None:
+    from denseport.load import load_torch
+
+    torch.manual_seed(0)
+    dense = [OwnLayer(width, 8) for width in (16, 24, 16, 24)]
+    transition = [nn.BatchNorm2d(32, eps=1e-3), nn.LeakyReLU(0.1), nn.Conv2d(32, 16, 1, bias=False), nn.AvgPool2d(2)]
+    head = [nn.BatchNorm2d(32, eps=1e-3), nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), *dense[:2], *transition, *dense[2:], *head)
+    images = torch.rand(2, 3, 24, 24)
+    with torch.no_grad():
+        for _ in range(20):
+            net(torch.randn(4, 3, 24, 24))
+        torch.save(net.eval(), tmp_path / "x.pth")
+        assert (net(images) - load_torch(tmp_path / "x.pth")(images)).abs().max() < 1e-5
+    net[6] = nn.MaxPool2d(2)
+    torch.save(net, tmp_path / "x.pth")
+    with pytest.raises(LayoutError, match="MaxPool2d 6 stands in a transition"):
+        load_torch(tmp_path / "x.pth")
+
+
 def callables() -> list[tuple[str, str]]:
     """What fickling and picklescan call dangerous, and ways in which attacks spell it."""
     listed = {(name.rpartition(".")[0] or name, name.rpartition(".")[2]) for name in dangers.BELOW}

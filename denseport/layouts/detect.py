@@ -73,7 +73,7 @@ def detect(
             if found := each.nets(candidates):
                 detection = as_built(each.completed(only_net(found, checkpoint)), checkpoint)
                 return _settled(detection, checkpoint, traits, drop_head=drop_head)
-    detection = search.by_shape(asked=layout is not None)
+    detection = as_built(search.by_shape(asked=layout is not None), checkpoint)
     return _settled(detection, checkpoint, traits, drop_head=drop_head)
 
 

@@ -9,7 +9,7 @@ Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py, cont
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -388,11 +388,19 @@ class _Net:
                 found.add("same" if any(before) else "none")
             elif any(before):
                 found.add("same")
-            for path, node in self.leaves(_common(norm, conv)):
+            for path, node in self._of_transition(norm, conv):
                 self._check_halving(path, node)
         if len(found) > 1:
             raise self.refuse(conv, "belongs to a transition unlike the others")
         return {"transition_activation": found.pop()} if found else {}
+
+    def _of_transition(self, norm: str, conv: str) -> Iterable[tuple[str, Node]]:
+        """The modules of a transition: its own container's, or those up to the next block where it has none."""
+        paths, container = list(self.paths.values()), _common(norm, conv)
+        within = container + "." if container else ""
+        if all(path in (norm, conv) or not path.startswith(within) for path in paths):
+            return self.leaves(container)
+        return self.between(norm, paths[paths.index(conv) + 1])
 
     def _check_halving(self, path: str, node: Node) -> None:
         if "Pool" not in _class(node):
