@@ -9,7 +9,6 @@ which could not be loaded without that package's code.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,19 @@ from typing import Any, NoReturn, get_args
 
 from denseport.errors import LayoutError
 from denseport.layouts.descriptions import keras_config
+from denseport.layouts.descriptions.keras_arguments import (
+    BIAS,
+    DILATION,
+    KERNEL,
+    PADDING,
+    STRIDES,
+    WINDOW,
+    epsilon_of,
+    padding_of,
+    sides_of,
+    steps_of,
+    window_of,
+)
 from denseport.layouts.descriptions.keras_config import MODELS, ModelLayer
 from denseport.layouts.descriptions.keras_graph import REMEDY, FiguresOf, Graph, Op, place, refuse
 from denseport.layouts.descriptions.keras_inputs import Image, can_change_images
@@ -35,14 +47,6 @@ from denseport.net.config import Activation, HeadLayer, Traits
 
 # Models of keras_hub and keras_cv, whose configurations have parameters in place of layers.
 WITHOUT_LAYERS = frozenset({"DenseNetBackbone", "DenseNetImageClassifier", "ImageClassifier"})
-# What Keras 1, 2 and 3 call a convolution's stride, and the side of its kernel or of a pool's window.
-STRIDES = ("strides", "subsample", "subsample_length")
-KERNEL = ("kernel_size", "filter_length")
-WINDOW = ("pool_size", "pool_length")
-PADDING = ("padding", "border_mode")
-KERNEL_OF_KERAS_1 = ("nb_row", "nb_col", "kernel_dim1", "kernel_dim2", "kernel_dim3")
-BIAS = ("use_bias", "bias")
-DILATION = "dilation_rate"
 MAX_JOINED = 4096
 # The pools that a stem may have, by the side and the step of their windows.
 STEM_POOLS = {(3, 2): "max", (2, 2): "max-2"}
@@ -155,7 +159,7 @@ class _Walk:
         if last.norm:
             self._name("head.norm", last)
         layers, bias, flattened = self._head_or_none() if drop_head else self._head()
-        self._traits["epsilon"] = _epsilon(self._norms)
+        self._traits["epsilon"] = epsilon_of(self._norms)
         self._check_convs()
         self._say_activations(last.applied)
         if self._pool_pad and not (self._pooled_after_norm and self._traits["activation"] in NEVER_NEGATIVE):
@@ -252,24 +256,24 @@ class _Walk:
 
     def _say_stem(self, units: list[_Unit], pool: Op | None, pool_pad: Op | None) -> None:
         """The stem's padding, strides and pool."""
-        windows = [(unit.conv, unit.pad) for unit in units if unit.conv and _sides(unit.conv.layer, *KERNEL) != {1}]
-        self._traits["stem_pool"] = STEM_POOLS.get(_window(pool), "") if pool else "none"
+        windows = [(unit.conv, unit.pad) for unit in units if unit.conv and sides_of(unit.conv.layer, *KERNEL) != {1}]
+        self._traits["stem_pool"] = STEM_POOLS.get(window_of(pool), "") if pool else "none"
         if pool and self._traits["stem_pool"] == "max":
             windows.append((pool, pool_pad))
-        elif pool and (self._traits["stem_pool"] != "max-2" or _padding(pool, pool_pad) != "none"):
+        elif pool and (self._traits["stem_pool"] != "max-2" or padding_of(pool, pool_pad) != "none"):
             refuse("the stem's pool is none that a DenseNet has", [(pool.layer, pool.layer.argument(*WINDOW))])
         self._pool_pad, self._pooled_after_norm = pool_pad, units[-1].norm is not None
-        paddings = {_padding(window, pad) for window, pad in windows}
+        paddings = {padding_of(window, pad) for window, pad in windows}
         if len(paddings) > 1 or "none" in paddings:
-            named = ((window.layer, _padding(window, pad)) for window, pad in windows)
+            named = ((window.layer, padding_of(window, pad)) for window, pad in windows)
             refuse("the stem is not padded in one way, `same` or by zeros on all sides", named)
         if paddings:
             self._traits["padding"] = paddings.pop()
         first, *others = [unit.conv.layer for unit in units if unit.conv]
-        alike = all(_sides(each, *KERNEL) == _sides(first, *KERNEL) and _steps(each) == 1 for each in others)
+        alike = all(sides_of(each, *KERNEL) == sides_of(first, *KERNEL) and steps_of(each) == 1 for each in others)
         if not alike or len({unit.norm is None for unit in units}) > 1:
             refuse("convolutions stand before the stem", [(first, first.kind)])
-        self._traits["stem_stride"] = _steps(first)
+        self._traits["stem_stride"] = steps_of(first)
 
     def _blocks(self) -> _Unit:
         """From the first dense layer to the last, and what stands behind it before the pool."""
@@ -313,7 +317,7 @@ class _Walk:
         pool = self._take("avg-pool")
         if pool is None or unit.norm is None:
             self._dead_end()
-        if _window(pool) != (2, 2) or _padding(pool, None) != "none":
+        if window_of(pool) != (2, 2) or padding_of(pool, None) != "none":
             refuse("the pool of a transition is none that a DenseNet has", [(pool.layer, pool.layer.argument(*WINDOW))])
 
     def _activate(self, unit: _Unit) -> None:
@@ -327,9 +331,9 @@ class _Walk:
 
     def _check_window(self, unit: _Unit) -> None:
         """Refuses a convolution of the body that changes the map's size."""
-        if unit.conv and _sides(unit.conv.layer, *KERNEL) != {1} and _padding(unit.conv, unit.pad) == "none":
+        if unit.conv and sides_of(unit.conv.layer, *KERNEL) != {1} and padding_of(unit.conv, unit.pad) == "none":
             refuse("convolutions are not padded", [(unit.conv.layer, unit.conv.layer.argument(*PADDING))])
-        if unit.pad and unit.conv and _sides(unit.conv.layer, *KERNEL) == {1}:
+        if unit.pad and unit.conv and sides_of(unit.conv.layer, *KERNEL) == {1}:
             self._stop(unit.pad)
 
     def _dead_end(self, units: Iterable[_Unit] = ()) -> NoReturn:
@@ -412,7 +416,7 @@ class _Walk:
                 layers.append(HeadLayer("dense", width if type(width) is int else 0, bias=bias))
                 self._places[f"head.dense{number}"] = place(layer)
             elif op.kind == "norm":
-                layers.append(HeadLayer("norm", epsilon=_epsilon([layer])))
+                layers.append(HeadLayer("norm", epsilon=epsilon_of([layer])))
                 self._places[f"head.norm{number}"] = place(layer)
             elif op.kind == "unit-norm":
                 layers.append(HeadLayer("unit-norm"))
@@ -432,10 +436,10 @@ class _Walk:
     def _check_convs(self) -> None:
         """Refuses strides, dilations and groups that no DenseNet has."""
         others = [conv.layer for conv in self._convs[1:]]
-        striding = ((layer, layer.argument(*STRIDES)) for layer in others if _sides(layer, *STRIDES) != {1})
+        striding = ((layer, layer.argument(*STRIDES)) for layer in others if sides_of(layer, *STRIDES) != {1})
         refuse("convolutions have strides that no DenseNet has there", striding)
         layers = [conv.layer for conv in self._convs]
-        dilated = ((layer, layer.argument(DILATION)) for layer in layers if _sides(layer, DILATION) != {1})
+        dilated = ((layer, layer.argument(DILATION)) for layer in layers if sides_of(layer, DILATION) != {1})
         refuse("convolutions are dilated, as no DenseNet's are", dilated)
         grouped = ((layer, layer.config["groups"]) for layer in layers if layer.config.get("groups", 1) != 1)
         refuse("convolutions are grouped, as no DenseNet's are", grouped)
@@ -458,82 +462,3 @@ class _Walk:
         self._traits["negative_slope"] = applied.negative_slope or Traits.negative_slope
         self._traits["transition_activation"] = "none" if self._transitions and not any(transitions) else "same"
         self._traits["final_activation"] = "relu" if final else "none"
-
-
-def _epsilon(normalisations: list[ModelLayer]) -> float:
-    """The one epsilon of normalisations, whose other arguments make sense."""
-    for argument, default, least, most in (("epsilon", None, math.ulp(0), 100), ("momentum", 0, 0, 1)):
-        values = [(layer, layer.config.get(argument, default)) for layer in normalisations]
-        absurd = ((layer, value) for layer, value in values if not least <= _number(value) <= most)
-        refuse(f"batch normalisations have a senseless {argument}", absurd, "save the model again")
-    modes = ((layer, layer.config["mode"]) for layer in normalisations if layer.config.get("mode", 0) != 0)
-    refuse("batch normalisations use the statistics of their batch", modes)
-    epsilons = [(layer, float(layer.config["epsilon"])) for layer in normalisations]
-    usual = Counter(epsilon for _, epsilon in epsilons).most_common(1)[0][0]
-    others = ((layer, epsilon) for layer, epsilon in epsilons if epsilon != usual)
-    refuse(
-        f"batch normalisations have another epsilon than {usual}, which most have",
-        others,
-        "a DenseNet has one: build the model with one and save it again",
-    )
-    return usual
-
-
-def _number(value: object) -> float:
-    """The number, or NaN, which lies in no range, for what is none."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-
-
-def _sides(layer: ModelLayer, *keys: str) -> set[int]:
-    """The sizes of a window or a step along all axes, or {1} where none are stated.
-
-    Raises:
-        LayoutError: They are no whole numbers.
-    """
-    if keys == KERNEL and (by_axis := [layer.config[key] for key in KERNEL_OF_KERAS_1 if key in layer.config]):
-        stated: Any = by_axis
-    else:
-        stated = next((layer.config[key] for key in keys if layer.config.get(key) is not None), 1)
-    sides = stated if isinstance(stated, list) and stated else [stated]
-    fault = f"a layer's {keys[0]} are no whole numbers"
-    refuse(fault, [] if all(type(side) is int for side in sides) else [(layer, stated)])
-    return set(sides)
-
-
-def _steps(layer: ModelLayer) -> int | tuple[int, ...]:
-    """A convolution's stride, or one for each axis where they differ."""
-    steps = _sides(layer, *STRIDES)
-    return min(steps) if len(steps) == 1 else tuple(layer.argument(*STRIDES))
-
-
-def _window(pool: Op) -> tuple[int, int]:
-    """The side of a pool's window, and its step; 0 where they differ along the axes."""
-    sides, steps = _sides(pool.layer, *WINDOW), _sides(pool.layer, "strides", "stride", *WINDOW)
-    return min(sides) if len(sides) == 1 else 0, min(steps) if len(steps) == 1 else 0
-
-
-def _padding(window: Op, pad: Op | None) -> str:
-    """How a window goes over the borders: `same`, `symmetric` for zeros of half its side on all sides, or `none`."""
-    stated = window.layer.argument(*PADDING, default="valid")
-    sides = _sides(window.layer, *(KERNEL if window.kind == "conv" else WINDOW))
-    amounts = set(_amounts(pad.layer.config.get("padding"))) if pad else {0}
-    if stated == "same" and amounts == {0}:
-        return "same"
-    if stated != "valid" or len(amounts) != 1 or len(sides) != 1:
-        refuse(
-            "windows go over the borders as no DenseNet's do",
-            [(window.layer, f"padding {stated} and {sorted(map(str, amounts))}")],
-        )
-    (amount,), (side,) = amounts, sides
-    if amount and (side % 2 == 0 or amount != side // 2):
-        refuse(
-            "windows go over the borders as no DenseNet's do", [(window.layer, f"{amount} zeros for a side of {side}")]
-        )
-    return "symmetric" if amount else "none"
-
-
-def _amounts(stated: object) -> list[object]:
-    """How many zeros are put on each side."""
-    if isinstance(stated, list):
-        return [amount for each in stated for amount in _amounts(each)]
-    return [stated]

@@ -17,13 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from denseport.errors import LayoutError, quoted
+from denseport.layouts.descriptions.keras_references import (
+    Reference,
+    Value,
+    arguments_of,
+    every,
+    replaced,
+    stated_references,
+)
 
 MODELS = frozenset({"Functional", "Model", "Sequential"})
 MAX_LAYERS = 100_000
 MAX_DEPTH = 32
-# How Keras 2 marks a constant where a layer's output could stand.
-CONSTANT = "_CONSTANT_VALUE"
-NUMBERS = (int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +57,6 @@ class ModelLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What a call gives, by the number of that call."""
-
-    call: int
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A slice of Python's, `start:stop:step`."""
-
-    start: Any
-    stop: Any
-    step: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """A layer or operation at one place of the graph.
 
@@ -84,7 +73,7 @@ class Call:
     @property
     def inputs(self) -> tuple[int, ...]:
         """The calls whose values it takes, in order."""
-        return tuple(_values((*self.arguments, *(self.keywords or {}).values())))
+        return tuple(value.call for value in every(Value, (*self.arguments, *(self.keywords or {}).values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,28 +145,6 @@ def inner_layers(stated: object) -> list[Any]:
     return layers if isinstance(layers, list) else []
 
 
-def constant(stated: object) -> Any:
-    """A serialised constant: numbers, nested lists of numbers, slices, `...`, text; what it is not stays as it is."""
-    if isinstance(stated, list):
-        return [constant(each) for each in stated]
-    if not isinstance(stated, dict):
-        return stated
-    config = stated.get("config")
-    inner: Mapping[str, Any] = config if isinstance(config, dict) else stated
-    match stated.get("class_name"):
-        case "__tensor__" | "__numpy__" if "value" in inner:
-            return inner["value"]
-        case "__ellipsis__":
-            return ...
-        case "__slice__":
-            return Slice(inner.get("start"), inner.get("stop"), inner.get("step"))
-        case "__tuple__":
-            return [constant(each) for each in stated.get("items", [])]
-        case None if stated.keys() == {"start", "stop", "step"}:  # Keras 2
-            return Slice(stated["start"], stated["stop"], stated["step"])
-    return stated
-
-
 def _counted(layers: list[Any]) -> list[str]:
     """The names that `.weights.h5` gives to layers of one model: each class in snake case, counted from its second."""
     counts, names = Counter[str](), list[str]()
@@ -187,31 +154,6 @@ def _counted(layers: list[Any]) -> list[str]:
         names.append(f"{snake}_{counts[snake]}" if counts[snake] else snake)
         counts[snake] += 1
     return names
-
-
-def _values(arguments: Iterable[Any]) -> Iterator[int]:
-    for argument in arguments:
-        if isinstance(argument, Value):
-            yield argument.call
-        elif isinstance(argument, list):
-            yield from _values(argument)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """What another layer gave at one of its calls, as it is stated.
-
-    Attributes:
-        name: The layer's.
-        number: Of the call.
-        output: Which of its outputs.
-        exact: Whether calls of models are numbered like those of layers; else one of their own comes before them.
-    """
-
-    name: str
-    number: int
-    output: int
-    exact: bool
 
 
 class _Model:
@@ -229,15 +171,15 @@ class _Model:
                 raise LayoutError(f"two layers of the model are called {quoted(name)}; save it again")
             self.layers[name] = (each, layer)
 
-    def ends(self, key: str) -> list[_Reference]:
+    def ends(self, key: str) -> list[Reference]:
         """The layers that the model takes its inputs by, or gives its outputs from."""
         stated = self.own.config.get(key)
-        found = list(_references(stated, exact=False))
+        found = list(stated_references(stated, exact=False))
         if not found:
             raise LayoutError(f"the model {quoted(self.own.name)} does not say its {key}; save it again")
         return found
 
-    def node(self, reference: _Reference) -> tuple[Any, ModelLayer, Any]:
+    def node(self, reference: Reference) -> tuple[Any, ModelLayer, Any]:
         """The layer that a reference means, as it is serialised and as it is, and how it is called there."""
         if reference.name not in self.layers:
             raise LayoutError(f"the model has no layer {quoted(reference.name)}, which others take; save it again")
@@ -302,7 +244,7 @@ class _Reader:
         return last
 
     def _functional(self, model: _Model, inputs: list[Value]) -> list[Value]:
-        found: dict[_Reference, Value] = {}
+        found: dict[Reference, Value] = {}
         entries = model.ends("input_layers") if inputs else []
         if len(entries) != len(inputs):
             raise LayoutError(
@@ -311,15 +253,15 @@ class _Reader:
             )
         given = {entry.name: value for entry, value in zip(entries, inputs, strict=True)}
         outputs = model.ends("output_layers")
-        pending, waiting = list(reversed(outputs)), set[_Reference]()
+        pending, waiting = list(reversed(outputs)), set[Reference]()
         while pending:
             reference = pending[-1]
             if reference in found:
                 pending.pop()
                 continue
             stated, layer, node = model.node(reference)
-            arguments, keywords = _arguments(node)
-            needed = [each for each in _references_in((arguments, keywords)) if each not in found]
+            arguments, keywords = arguments_of(node)
+            needed = [each for each in every(Reference, (arguments, keywords)) if each not in found]
             if needed:
                 if not waiting.isdisjoint(needed) or reference in needed:
                     raise LayoutError(f"layer {layer.name} takes what is made of its own output; save the model again")
@@ -327,7 +269,8 @@ class _Reader:
                 pending += reversed(needed)
                 continue
             waiting.discard(reference)
-            values = self._called(stated, layer, _resolved(arguments, found), _resolved(keywords, found), given)
+            arguments, keywords = replaced(Reference, (arguments, keywords), found.__getitem__)
+            values = self._called(stated, layer, arguments, keywords, given)
             if layer.kind in MODELS and not 0 <= reference.output < len(values):
                 raise LayoutError(f"the model {quoted(layer.name)} has no output {reference.output}; save it again")
             found[reference] = values[reference.output if layer.kind in MODELS else 0]
@@ -340,7 +283,7 @@ class _Reader:
         if layer.kind == "InputLayer":
             return [given[layer.name] if layer.name in given else self.call(layer)]
         if layer.kind in MODELS:
-            taken = [Value(call) for call in _values([*arguments, *keywords.values()])]
+            taken = list(every(Value, (arguments, keywords)))
             if not taken:
                 raise LayoutError(f"the model {quoted(layer.name)} is called with nothing; save the outer model again")
             inner = len(self.calls)
@@ -355,73 +298,3 @@ class _Reader:
         for number in range(since, len(self.calls)):
             call = self.calls[number]
             self.calls[number] = Call(call.layer, call.arguments, {"training": True, **(call.keywords or {})})
-
-
-def _arguments(node: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What a layer is called with, references and constants, by the node that serialises the call."""
-    if isinstance(node, dict):  # Keras 3
-        arguments, keywords = node.get("args"), node.get("kwargs")
-        return (
-            [_argument(each) for each in arguments] if isinstance(arguments, list) else [],
-            {name: _argument(each) for name, each in keywords.items()} if isinstance(keywords, dict) else {},
-        )
-    if not isinstance(node, list) or not node:
-        return [], {}
-    several = [node] if _is_reference(node) or node[0] == CONSTANT else node
-    taken, keywords = [], dict[str, Any]()
-    for each in several:
-        if not isinstance(each, list) or len(each) < 3:
-            raise LayoutError(f"the configuration calls a layer with {quoted(each)}; save the model again")
-        taken.append(constant(each[2]) if each[0] == CONSTANT else _argument(each[:3]))
-        if len(each) > 3 and isinstance(each[3], dict):
-            keywords = {name: _argument(value) for name, value in each[3].items()}
-    return (taken if len(taken) == 1 else [taken]), keywords
-
-
-def _argument(stated: Any) -> Any:
-    """One argument: a reference, a constant, or a list of both."""
-    if _is_reference(stated):
-        return _Reference(stated[0], stated[1], stated[2], exact=False)
-    if isinstance(stated, dict) and stated.get("class_name") == "__keras_tensor__":
-        config = stated.get("config")
-        history = config.get("keras_history") if isinstance(config, dict) else None
-        if history is None or not _is_reference(history):
-            raise LayoutError(f"the configuration takes a value from {quoted(history)}; save the model again")
-        return _Reference(history[0], history[1], history[2], exact=True)
-    if isinstance(stated, list):
-        return [_argument(each) for each in stated]
-    return constant(stated)
-
-
-def _is_reference(stated: Any) -> bool:
-    """Whether it is `[name, number of the call, number of the output]`, perhaps with arguments behind."""
-    if not isinstance(stated, list) or not 3 <= len(stated) <= 4 or stated[0] == CONSTANT:
-        return False
-    return isinstance(stated[0], str) and type(stated[1]) is int and type(stated[2]) is int
-
-
-def _references(stated: Any, *, exact: bool) -> Iterator[_Reference]:
-    if _is_reference(stated):
-        yield _Reference(stated[0], stated[1], stated[2], exact)
-    elif isinstance(stated, (list, dict)):
-        for each in stated if isinstance(stated, list) else stated.values():
-            yield from _references(each, exact=exact)
-
-
-def _references_in(arguments: Any) -> Iterator[_Reference]:
-    if isinstance(arguments, _Reference):
-        yield arguments
-    elif isinstance(arguments, (list, tuple, dict)):
-        for each in arguments.values() if isinstance(arguments, dict) else arguments:
-            yield from _references_in(each)
-
-
-def _resolved(arguments: Any, found: Mapping[_Reference, Value]) -> Any:
-    """The arguments with values for references."""
-    if isinstance(arguments, _Reference):
-        return found[arguments]
-    if isinstance(arguments, list):
-        return [_resolved(each, found) for each in arguments]
-    if isinstance(arguments, dict):
-        return {name: _resolved(each, found) for name, each in arguments.items()}
-    return arguments

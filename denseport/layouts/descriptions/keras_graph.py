@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from denseport.errors import LayoutError, listed
 from denseport.layouts.descriptions import keras_config
-from denseport.layouts.descriptions.keras_config import Call, ModelLayer, Value
+from denseport.layouts.descriptions.keras_config import Call, ModelLayer
 from denseport.layouts.descriptions.keras_inputs import Image, made_of
 from denseport.layouts.descriptions.keras_operations import (
     RESIZING,
@@ -21,6 +20,7 @@ from denseport.layouts.descriptions.keras_operations import (
     kind_of,
     pools_whole_maps,
 )
+from denseport.layouts.descriptions.keras_references import Value, replaced
 from denseport.layouts.descriptions.net import Place
 
 # The values of a layer's parameters by their names, such as `mean` and `variance`.
@@ -99,12 +99,8 @@ class Graph:
             size = " x ".join(str(layer.config.get(side)) for side in ("height", "width"))
             self.notes.append(f"{layer.name} ({layer.kind} to {size}) is left out: bring images to that size before")
             return inputs[0]
-        renumbered = replace(
-            call,
-            arguments=_renumbered(call.arguments, self._numbers),
-            keywords=_renumbered(call.keywords, self._numbers),
-        )
-        image = made_of(renumbered, self.images, self._read_figures)
+        taken = replaced(Value, (call.arguments, call.keywords), lambda value: Value(self._numbers[value.call]))
+        image = made_of(Call(layer, *taken), self.images, self._read_figures)
         if image is not None:
             self.images[len(self.ops)] = image
             self.ops.append(None)
@@ -126,17 +122,6 @@ class Graph:
     def _read_figures(self, layer: ModelLayer) -> Mapping[str, np.ndarray]:
         self.beside.append(layer)
         return self._figures(place(layer))
-
-
-def _renumbered(arguments: Any, numbers: list[int]) -> Any:
-    """The same arguments with other numbers of values."""
-    if isinstance(arguments, Value):
-        return Value(numbers[arguments.call])
-    if isinstance(arguments, (list, tuple)):
-        return type(arguments)(_renumbered(each, numbers) for each in arguments)
-    if isinstance(arguments, dict):
-        return {name: _renumbered(each, numbers) for name, each in arguments.items()}
-    return arguments
 
 
 def _image(layer: ModelLayer, *, channels_first: bool) -> tuple[tuple[int | None, ...], int]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from denseport.errors import LayoutError, quoted
-from denseport.layouts.descriptions.keras_config import Call, ModelLayer, Slice, Value, constant
+from denseport.layouts.descriptions.keras_config import Call, ModelLayer
+from denseport.layouts.descriptions.keras_references import Slice, Value, constant
 from denseport.net.config import Inputs
 
 # The values of a layer's parameters by their names.
