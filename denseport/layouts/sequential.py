@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from denseport.layouts.descriptions.torch import ACTIVATIONS
 from denseport.layouts.frameworks import Framework
 from denseport.layouts.heads import in_words
 from denseport.layouts.spec import Layout
 from denseport.net.config import DenseNetConfig, HeadLayer
 from denseport.net.graph import CLASSIFIER, head_layers, layers
 
+# Where PyTorch and timm have a class each, PyTorch's comes first.
 MODULES: Mapping[str, str] = {
+    **{name: f"{module}()" for module, name in reversed(list(ACTIVATIONS.items()))},
     "none": "Identity()",
-    "relu": "ReLU()",
-    "relu6": "ReLU6()",
-    "elu": "ELU()",
-    "selu": "SELU()",
-    "gelu": "GELU()",
     "gelu-tanh": 'GELU("tanh")',
-    "silu": "SiLU()",
-    "mish": "Mish()",
-    "hard-swish": "Hardswish()",
-    "tanh": "Tanh()",
-    "sigmoid": "Sigmoid()",
-    "softplus": "Softplus()",
 }
 
 

@@ -9,7 +9,7 @@ Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py, cont
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -17,23 +17,24 @@ from types import MappingProxyType
 from typing import Any
 
 from denseport.errors import LayoutError, quoted
+from denseport.layouts.descriptions.torch_tree import (
+    SEQUENTIAL,
+    Node,
+    Tree,
+    class_of,
+    common_path,
+    figures_of,
+    is_within,
+)
 from denseport.metadata import Record
 from denseport.net.config import HeadLayer
 from denseport.net.graph import CLASSIFIER, kind
 
-Node = Mapping[str, Any]
 # The canonical layers of a net by the paths of their modules.
 Paths = Mapping[str, str]
 
 # A layer of a head of several, by its place.
 HEAD = re.compile(r"head\.(?:dense|norm)(\d+)")
-# Containers that run their modules in order.
-SEQUENTIAL = (
-    "torch.nn.modules.container.Sequential",
-    "torchvision.models.densenet._Transition",
-    "timm.models.densenet.DenseTransition",
-    "monai.networks.nets.densenet._Transition",
-)
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     {
         "ReLU": "relu",
@@ -98,8 +99,8 @@ def built(
         LayoutError: A module computes what no net of denseport's does.
     """
     paths = {role.rpartition(".")[0]: name.rpartition(".")[0] for role, name in roles.items()}
-    net = _Net(description, paths, kernels, shown)
-    if not net.node(net.stem):
+    net = _Net(Tree(description), paths, kernels, shown)
+    if not net.tree.node(net.stem):
         return Built({})  # a state dict beside the model
     activations = net.activations()
     traits = {
@@ -116,56 +117,19 @@ def built(
 
 def attributes(description: Node, path: str) -> Node:
     """What the module at a path says of itself."""
-    node = _Net(description, {}, {}, "").node(path)
+    node = Tree(description).node(path)
     found: Node = node["attributes"] if node else {}
     return found
-
-
-def _class(node: Node) -> str:
-    name: str = node["class"].rpartition(".")[2]
-    return name
-
-
-def _figures(node: Node, name: str, usual: int = 0) -> set[Any]:
-    """The different figures among those that a module has for each axis, which may be one for all."""
-    value = node["attributes"].get(name, usual)
-    return set(value) if isinstance(value, list) else {value}
 
 
 @dataclass(frozen=True)
 class _Net:
     """The modules of a file, seen from the layers of the net among them."""
 
-    tree: Node
+    tree: Tree
     paths: Paths
     kernels: Mapping[str, tuple[int, ...]]
     shown: str
-
-    def node(self, path: str) -> Node | None:
-        """The module at a path, or None; keys around modules may have dots."""
-        found: Node | None = self.tree
-        while path and found is not None:
-            names = [name for name in found["modules"] if path == name or path.startswith(f"{name}.")]
-            name = max(names, key=len, default="")
-            found, path = (found["modules"][name], path[len(name) + 1 :]) if names else (None, "")
-        return found
-
-    def leaves(self, path: str = "") -> Iterator[tuple[str, Node]]:
-        """The modules within that at a path that have none themselves, in order."""
-        node = self.node(path)
-        open_ = [(path, node)] if node else []
-        while open_:
-            path, node = open_.pop()
-            if not node["modules"]:
-                yield path, node
-            within = [(f"{path}.{name}" if path else name, each) for name, each in node["modules"].items()]
-            open_ += reversed(within)
-
-    def between(self, first: str, last: str) -> list[tuple[str, Node]]:
-        """The modules registered within or behind one module and before another."""
-        paths = list(self.leaves(_common(first, last)))
-        start, end = ([n for n, (path, _) in enumerate(paths) if _is_within(path, each)] for each in (first, last))
-        return [(path, node) for path, node in paths[start[0] : end[0]] if path != first] if start and end else []
 
     @property
     def stem(self) -> str:
@@ -186,7 +150,7 @@ class _Net:
             return ()
         found, behind = list(layers), list(self.behind.items())
         for place, path in behind:
-            epsilon = (self.node(path) or {"attributes": {}})["attributes"].get("eps")
+            epsilon = (self.tree.node(path) or {"attributes": {}})["attributes"].get("eps")
             if found[place].kind == "norm" and isinstance(epsilon, float):
                 found[place] = replace(found[place], epsilon=epsilon)
         for (start, first), (end, last) in pairwise(behind):
@@ -202,13 +166,13 @@ class _Net:
     def hidden(self, first: str, last: str) -> list[HeadLayer] | None:
         """The activations between two layers of a head; None where no module says any, and a function may be called."""
         found = []
-        for path, node in self.between(first, last):
+        for path, node in self.tree.between(first, last):
             activation = self._activation(path, node)
             if activation:
                 found.append(_as_layer(activation))
-            elif _class(node) not in _IDLE:
+            elif class_of(node) not in _IDLE:
                 raise self.refuse(path, "stands within the head")
-        container = self.node(_common(first, last))
+        container = self.tree.node(common_path(first, last))
         if found or (container and container["class"] in SEQUENTIAL):
             return found
         beside = {
@@ -218,22 +182,14 @@ class _Net:
         }
         return [_as_layer(beside.pop())] if len(beside) == 1 else None
 
-    def around(self, path: str) -> Iterator[tuple[Node, str, list[str]]]:
-        """The containers that a module is in, innermost first: each with its path and those of its modules."""
-        while path:
-            path = path.rpartition(".")[0]
-            node = self.node(path)
-            if node and node["class"]:
-                yield node, path, [f"{path}.{name}" if path else name for name in node["modules"]]
-
     def before(self) -> list[str]:
         """The paths of what runs before the stem and prepares the image."""
         found: list[str] = []
-        for node, _, within in self.around(self.stem):
-            place = next(n for n, path in enumerate(within) if _is_within(self.stem, path))
+        for node, _, within in self.tree.around(self.stem):
+            place = next(n for n, path in enumerate(within) if is_within(self.stem, path))
             if node["class"] in SEQUENTIAL:
                 found = [path for path in within[:place] if not self._is_idle(path)] + found
-            elif odd := [path for path in within if "normaliz" in _class(self.node(path) or node).lower()]:
+            elif odd := [path for path in within if "normaliz" in class_of(self.tree.node(path) or node).lower()]:
                 raise self.refuse(odd[0], "may prepare the image before the net")
         return found
 
@@ -241,11 +197,11 @@ class _Net:
         """What runs behind the classifier: the last activation, and nothing else that computes."""
         last = next(reversed(self.behind.values()), "")
         behind: list[str] = []
-        for node, _, within in self.around(last):
+        for node, _, within in self.tree.around(last):
             if node["class"] in SEQUENTIAL:
-                place = next(n for n, path in enumerate(within) if _is_within(last, path))
+                place = next(n for n, path in enumerate(within) if is_within(last, path))
                 behind += [path for path in within[place + 1 :] if not self._is_idle(path)]
-        names = [_class(self.node(path) or {"class": ""}) for path in behind]
+        names = [class_of(self.tree.node(path) or {"class": ""}) for path in behind]
         if not behind:
             return {}
         if len(behind) > 1 or names[0] not in _ENDS:
@@ -254,12 +210,12 @@ class _Net:
         return {"head_activation": _ENDS[names[0]]}
 
     def _is_idle(self, path: str) -> bool:
-        return all(_class(node) in _IDLE for _, node in self.leaves(path))
+        return all(class_of(node) in _IDLE for _, node in self.tree.leaves(path))
 
     def refuse(self, path: str, why: str) -> LayoutError:
         """The error that names a module."""
-        node = self.node(path)
-        name = _class(node) if node else "module"
+        node = self.tree.node(path)
+        name = class_of(node) if node else "module"
         return LayoutError(
             f"{self.shown}: its {quoted(name)} {quoted(path)} {why}, which denseport cannot carry over; if the "
             "net's forward does without it, save the state dict: torch.save(model.state_dict(), 'new.pth')"
@@ -269,7 +225,7 @@ class _Net:
         """The one that every normalisation of the body has."""
         found: dict[float, str] = {}
         for layer, path in self.paths.items():
-            node = self.node(path)
+            node = self.tree.node(path)
             if (
                 kind(layer) == "norm"
                 and not HEAD.fullmatch(layer)
@@ -286,21 +242,21 @@ class _Net:
         """Stride and padding of the stem; every other convolution must have those of a DenseNet."""
         traits: dict[str, Any] = {}
         for layer, path in self.paths.items():
-            node = self.node(path)
+            node = self.tree.node(path)
             if kind(layer) != "conv" or not node or "stride" not in node["attributes"]:
                 continue
             attributes, is_stem = node["attributes"], layer in ("stem.conv", "stem.conv1")
-            strides, padding = _figures(node, "stride", 1), attributes.get("padding", 0)
+            strides, padding = figures_of(node, "stride", 1), attributes.get("padding", 0)
             if is_stem and len(strides) == 1:
                 traits["stem_stride"] = next(iter(strides))
             elif strides != {1}:
                 raise self.refuse(path, f"has stride {attributes['stride']}")
-            if _figures(node, "dilation", 1) != {1} or attributes.get("groups", 1) != 1:
+            if figures_of(node, "dilation", 1) != {1} or attributes.get("groups", 1) != 1:
                 raise self.refuse(path, "is dilated or has groups")
             if attributes.get("padding_mode", "zeros") != "zeros":
                 raise self.refuse(path, f"pads with {quoted(attributes['padding_mode'])}")
-            kernel, sides = set(self.kernels[layer]), _figures(node, "padding")
-            if is_stem and _class(node).endswith("Same"):
+            kernel, sides = set(self.kernels[layer]), figures_of(node, "padding")
+            if is_stem and class_of(node).endswith("Same"):
                 traits["padding"] = "same"
             elif padding == "same" or {2 * side + 1 for side in sides if isinstance(side, int)} == kernel:
                 traits |= {"padding": "symmetric"} if is_stem else {}
@@ -312,21 +268,21 @@ class _Net:
         """The pool between the stem and the first block."""
         stem = [path for layer, path in self.paths.items() if layer.startswith("stem.")][-1]
         block = next((path for layer, path in self.paths.items() if layer.startswith("block1.")), "")
-        between = self.between(stem, block)
+        between = self.tree.between(stem, block)
         pools = [(path, node) for path, node in between if "Pool" in node["class"].rpartition(".")[2]]
         if not pools:
-            parents = _common(stem, block)
-            idle = any(_class(node) == "Identity" for _, node in between)
-            outer = self.node(parents)
+            parents = common_path(stem, block)
+            idle = any(class_of(node) == "Identity" for _, node in between)
+            outer = self.tree.node(parents)
             in_order = bool(outer) and outer["class"] in SEQUENTIAL  # type: ignore[index]
             return {"stem_pool": "none"} if in_order or idle else {}
         (path, node), *more = pools
-        figures = [_figures(node, name, usual) for name, usual in (("kernel_size", 0), ("stride", 0), ("padding", 0))]
-        if _class(node).startswith("MaxPool") and _figures(node, "dilation", 1) == {1}:
+        figures = [figures_of(node, name, usual) for name, usual in (("kernel_size", 0), ("stride", 0), ("padding", 0))]
+        if class_of(node).startswith("MaxPool") and figures_of(node, "dilation", 1) == {1}:
             if figures == [{3}, {2}, {1}] and not more:
                 self._refuse_ceil(path, node)
                 return {"stem_pool": "max"}
-            if figures == [{3}, {1}, {1}] and [_class(each) for _, each in more] == ["BlurPool2d"]:
+            if figures == [{3}, {1}, {1}] and [class_of(each) for _, each in more] == ["BlurPool2d"]:
                 return {"stem_pool": "max-blur"}
         raise self.refuse(path, f"stands behind the stem, with kernel, stride and padding {_shown(figures)}")
 
@@ -339,11 +295,11 @@ class _Net:
         blocks = [path for layer, path in self.paths.items() if layer.startswith("block")]
         inside = {".".join(path.split(".")[:-1]) for path in blocks} | set(blocks)
         found: dict[tuple[str, float | None], str] = {}
-        for path, node in self.leaves(_common(*blocks) if len(blocks) > 1 else ""):
+        for path, node in self.tree.leaves(common_path(*blocks) if len(blocks) > 1 else ""):
             if path.rpartition(".")[0] in inside and (activation := self._activation(path, node)):
                 found.setdefault(activation, path)
         if found and {"stem.conv", "head.norm"} <= self.paths.keys():  # the stem's and the transitions'
-            for path, node in self.between(self.paths["stem.conv"], self.paths["head.norm"]):
+            for path, node in self.tree.between(self.paths["stem.conv"], self.paths["head.norm"]):
                 if activation := self._activation(path, node):
                     found.setdefault(activation, path)
         names = {name: path for (name, _), path in found.items()}
@@ -363,7 +319,7 @@ class _Net:
 
     def _activation(self, path: str, node: Node) -> tuple[str, float | None] | None:
         """The name of an activation and the slope of one that has it, or None for any other module."""
-        name, attributes = _class(node), node["attributes"]
+        name, attributes = class_of(node), node["attributes"]
         if name in _OTHER_ACTIVATIONS:
             raise self.refuse(path, "is an activation that is not known here")
         if name not in ACTIVATIONS or not node["class"].startswith(("torch.nn.", "timm.")):
@@ -382,8 +338,8 @@ class _Net:
             if not (layer.startswith("transition") and kind(layer) == "norm"):
                 continue
             conv = self.paths[layer.rpartition(".")[0] + ".conv"]
-            container = self.node(_common(norm, conv))
-            before = [self._activation(path, node) for path, node in self.between(norm, conv)]
+            container = self.tree.node(common_path(norm, conv))
+            before = [self._activation(path, node) for path, node in self.tree.between(norm, conv)]
             if container and container["class"] in SEQUENTIAL:
                 found.add("same" if any(before) else "none")
             elif any(before):
@@ -396,17 +352,17 @@ class _Net:
 
     def _of_transition(self, norm: str, conv: str) -> Iterable[tuple[str, Node]]:
         """The modules of a transition: its own container's, or those up to the next block where it has none."""
-        paths, container = list(self.paths.values()), _common(norm, conv)
+        paths, container = list(self.paths.values()), common_path(norm, conv)
         within = container + "." if container else ""
         if all(path in (norm, conv) or not path.startswith(within) for path in paths):
-            return self.leaves(container)
-        return self.between(norm, paths[paths.index(conv) + 1])
+            return self.tree.leaves(container)
+        return self.tree.between(norm, paths[paths.index(conv) + 1])
 
     def _check_halving(self, path: str, node: Node) -> None:
-        if "Pool" not in _class(node):
+        if "Pool" not in class_of(node):
             return
-        figures = [_figures(node, name, 0) for name in ("kernel_size", "stride", "padding")]
-        halving = _class(node).startswith("AvgPool") and figures[1:] == [{2}, {0}] and figures[0] == {2}
+        figures = [figures_of(node, name, 0) for name in ("kernel_size", "stride", "padding")]
+        halving = class_of(node).startswith("AvgPool") and figures[1:] == [{2}, {0}] and figures[0] == {2}
         if not halving:
             raise self.refuse(path, f"stands in a transition, with kernel, stride and padding {_shown(figures)}")
 
@@ -419,50 +375,29 @@ class _Net:
         if not norm or not classifier:
             return {}
         found, traits = set(), {}
-        for path, node in self.between(norm, classifier):
-            name = _class(node)
+        for path, node in self.tree.between(norm, classifier):
+            name = class_of(node)
             if activation := self._activation(path, node):
                 if activation[0] != usual:
                     raise self.refuse(path, f"stands behind the last normalisation, and {usual} behind the others")
                 traits["final_activation"] = "relu"
             if name.startswith(("AdaptiveAvgPool", "AdaptiveMaxPool")):
-                if prod(each for each in _figures(node, "output_size", 1) if isinstance(each, int)) != 1:
+                if prod(each for each in figures_of(node, "output_size", 1) if isinstance(each, int)) != 1:
                     raise self.refuse(path, f"leaves a map of {node['attributes']['output_size']}")
                 found.add("max" if "Max" in name else "mean")
             elif "pool" in name.lower() or name == "GeM":
                 raise self.refuse(path, "stands between the last map and the classifier")
-        if not traits and self.runs_in_order(norm, classifier):
+        if not traits and self.tree.runs_in_order(norm, classifier):
             traits["final_activation"] = "none"
         elif not traits and usual != "relu":
             raise self.refuse(norm, f"has no module behind it that is a {usual} as behind the others")
         return {**traits, "head_pool": found.pop()} if len(found) == 1 else traits
-
-    def runs_in_order(self, first: str, last: str) -> bool:
-        """Whether a container that runs its modules in order holds both, and others of that sort the first."""
-        common = _common(first, last)
-        within = [path for _, path, _ in self.around(first) if len(path) >= len(common)]
-        return all((node := self.node(path)) and node["class"] in SEQUENTIAL for path in within)
 
 
 def _as_layer(activation: tuple[str, float | None]) -> HeadLayer:
     name, slope = activation
     more = {} if slope is None else {"negative_slope": slope}
     return HeadLayer("activation", activation=name, **more)  # type: ignore[arg-type]
-
-
-def _is_within(path: str, module: str) -> bool:
-    return path == module or path.startswith(f"{module}.")
-
-
-def _common(first: str, *others: str) -> str:
-    """The path of what has all these modules in it."""
-    parts = [path.split(".")[:-1] for path in (first, *others)]
-    common = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    return ".".join(common)
 
 
 def _shown(figures: list[set[Any]]) -> str:
