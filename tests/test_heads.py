@@ -164,6 +164,15 @@ def test_a_classifier_without_bias_is_said_to_have_none() -> None:
     assert "the classifier has no bias" in found.notes(read)
 
 
+@pytest.mark.parametrize("name", ["features.extra", "features.norm6"])
+def test_a_layer_beside_the_blocks_is_none_of_the_head(name: str) -> None:
+    """It runs among them or before the pool, whatever its width."""
+    config = BODY.replace(head_layers=(norm(), dense(3)))
+    tensors = spelled(config, "torchvision", {"head.norm0": name, "head.dense1": "classifier"})
+    with pytest.raises(LayoutError, match=f"unexpected keys {name}"):
+        detect(checkpoint(tensors))
+
+
 def test_layers_in_an_order_that_nothing_shows_are_refused() -> None:
     config = BODY.replace(head_layers=(dense(F), RELU, dense(F), RELU, dense(3)))
     names = {"head.dense0": "second", "head.dense2": "first", "head.dense4": "last"}

@@ -12,6 +12,7 @@ from denseport.layouts.detection import Detection
 from denseport.layouts.frameworks import COUNTER, Framework, Groups
 from denseport.layouts.inference import head_shape, infer_config, is_possible
 from denseport.layouts.numbered import canonical_by_order, in_order
+from denseport.layouts.prefixes import common_path
 from denseport.layouts.spec import Layout
 from denseport.layouts.template import SCALE
 from denseport.layouts.traits import Said, decide
@@ -194,7 +195,7 @@ class Matching:
             recorded=recorded,
             ordered=file.format == "pth" or file.container.endswith("legacy h5"),
         )
-        if head is None or not self.strangers:
+        if head is None or not self.strangers or (head.layers and self.stand_in_the_body(head)):
             return config
         if not head.layers or not all(self.is_below_classifier(layer) for layer in self.strangers):
             self.head = listed(self.strangers)
@@ -225,6 +226,12 @@ class Matching:
     def of_head(self) -> list[str]:
         """The layers that may be those of a head, in the order of the file."""
         return [layer for layer, role in self.named.items() if layer in self.strangers or role == CLASSIFIER]
+
+    def stand_in_the_body(self, head: heads.Head) -> bool:
+        """Whether some layers of a head, and not all, are named within what holds the blocks: they run among those."""
+        within = common_path([layer for layer, role in self.named.items() if role and role.startswith("block")])
+        inside = [layer.name.startswith(within) for layer in head.of_file.values()]
+        return bool(within) and any(inside) and not all(inside)
 
     def is_below_classifier(self, layer: str) -> bool:
         """Whether a layer is named below what the layout calls the classifier, as a child of an `nn.Sequential` is."""
