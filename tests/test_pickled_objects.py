@@ -313,6 +313,55 @@ def test_modules_that_no_net_has_are_refused_by_name_until_the_state_dict_is_sav
     denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
 
 
+def with_module(behind: str, module: nn.Module) -> nn.Module:
+    net: Any = small()
+    children = list(net.features.named_children())
+    place = next(n for n, (name, _) in enumerate(children) if name == behind) + 1
+    net.features = nn.Sequential(OrderedDict([*children[:place], ("odd", module), *children[place:]]))
+    return net.eval()
+
+
+def with_changed(path: str, module: nn.Module) -> nn.Module:
+    net: nn.Module = small()
+    parent, _, name = path.rpartition(".")
+    setattr(net.get_submodule(parent), name, module)
+    return net.eval()
+
+
+ODD = {
+    "InstanceNorm2d features.odd": lambda: with_module("pool0", nn.InstanceNorm2d(16)),
+    "ZeroPad2d features.odd": lambda: with_module("relu0", nn.ZeroPad2d(1)),
+    "Upsample features.odd": lambda: with_module("transition1", nn.Upsample(scale_factor=2)),
+    "LocalResponseNorm features.odd": lambda: with_module("norm5", nn.LocalResponseNorm(3)),
+    "MaxPool2d features.odd": lambda: with_module("denseblock1", nn.MaxPool2d(3, 1, 1)),
+    "ReLU features.odd": lambda: with_module("denseblock1", nn.ReLU()),
+    "BatchNorm2d features.norm0": lambda: with_changed("features.relu0", nn.Identity()),
+    "Conv2d features.denseblock1.denselayer1.conv1": lambda: with_changed(
+        "features.denseblock1.denselayer1.relu1", nn.Identity()
+    ),
+    "Identity features.transition1.pool": lambda: with_changed("features.transition1.pool", nn.Identity()),
+    "AvgPool2d features.transition1.pool rounds": lambda: with_changed(
+        "features.transition1.pool", nn.AvgPool2d(2, 2, ceil_mode=True)
+    ),
+    "AvgPool2d features.transition1.pool divides by 3": lambda: with_changed(
+        "features.transition1.pool", nn.AvgPool2d(2, 2, divisor_override=3)
+    ),
+    "LayerNorm classifier.0": lambda: with_changed(
+        "classifier", nn.Sequential(nn.LayerNorm(32, elementwise_affine=False), nn.Linear(32, 5))
+    ),
+    "Softmax classifier.1 goes over axis 0": lambda: with_changed(
+        "classifier", nn.Sequential(nn.Linear(32, 5), nn.Softmax(0))
+    ),
+}
+
+
+@pytest.mark.parametrize("named", ODD)
+def test_no_module_between_the_stem_and_the_answer_is_passed_over(tmp_path: Path, named: str) -> None:
+    torch.save(ODD[named](), tmp_path / "x.pth")
+    with pytest.raises(LayoutError, match=rf"x\.pth: its {re.escape(named)}"):
+        denseport.convert(tmp_path / "x.pth", tmp_path / "x.safetensors", verify=False)
+
+
 def program(net: nn.Module, how: str) -> Any:
     if how == "scripted":
         return torch.jit.script(net)

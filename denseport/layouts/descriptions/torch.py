@@ -9,7 +9,7 @@ Source: torch/nn/modules: conv.py, batchnorm.py, pooling.py, activation.py, cont
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -35,6 +35,7 @@ Paths = Mapping[str, str]
 
 # A layer of a head of several, by its place.
 HEAD = re.compile(r"head\.(?:dense|norm)(\d+)")
+BLOCK_CONV = re.compile(r"block(\d+)\.layer(\d+)\.conv(\d)")
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     {
         "ReLU": "relu",
@@ -43,6 +44,7 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
         "ELU": "elu",
         "SELU": "selu",
         "GELU": "gelu",
+        "GELUTanh": "gelu-tanh",
         "SiLU": "silu",
         "Swish": "silu",
         "Mish": "mish",
@@ -56,6 +58,9 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 _USUAL_FIGURES = {"ELU": {"alpha": 1.0}, "Softplus": {"beta": 1.0, "threshold": 20.0}}
 _OTHER_ACTIVATIONS = frozenset({"CELU", "RReLU", "PReLU", "Softsign", "Hardtanh", "Hardsigmoid", "LogSigmoid", "GLU"})
 _IDLE = frozenset({"Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "DropPath", "Flatten"})
+# Containers without modules in them, and what computes the weights of a module that it is within.
+_NOTHING = frozenset({"Sequential", "ModuleList", "ModuleDict"})
+_OF_WEIGHTS = ("torch.nn.utils.", "__torch__.torch.nn.utils.")
 _ENDS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "LogSoftmax": "log-softmax"}
 
 
@@ -112,6 +117,9 @@ def built(
         **net.pool(activations.get("activation", "relu")),
         **net.end(),
     }
+    net.refuse_strangers()
+    if activations:
+        net.refuse_gaps()
     return Built(traits, tuple(net.before()), net.head(head))
 
 
@@ -204,6 +212,9 @@ class _Net:
         names = [class_of(self.tree.node(path) or {"class": ""}) for path in behind]
         if not behind:
             return {}
+        dims = (self.tree.node(behind[0]) or {"attributes": {}})["attributes"].get("dim")
+        if names[0] in _ENDS and dims not in (None, 1, -1):
+            raise self.refuse(behind[0], f"goes over axis {dims}")
         if len(behind) > 1 or names[0] not in _ENDS:
             odd = next(path for path, name in zip(behind, names, strict=True) if name not in _ENDS or len(behind) > 1)
             raise self.refuse(odd, "stands behind the classifier")
@@ -220,6 +231,64 @@ class _Net:
             f"{self.shown}: its {quoted(name)} {quoted(path)} {why}, which denseport cannot carry over; if the "
             "net's forward does without it, save the state dict: torch.save(model.state_dict(), 'new.pth')"
         )
+
+    def refuse_strangers(self) -> None:
+        """Refuses modules between the stem and the classifier that no net has there, and are not of its layers.
+
+        Raises:
+            LayoutError: There is one.
+        """
+        last = next(reversed(self.behind.values()), self.paths.get("head.norm", ""))
+        for path, node in self.tree.between(self.stem, last):
+            name, own = class_of(node), any(is_within(path, each) for each in self.paths.values())
+            if path in self.paths.values() or (own and node["class"].startswith(_OF_WEIGHTS)):
+                continue
+            if name not in _IDLE | _NOTHING and "Pool" not in name and not self._activation(path, node):
+                raise self.refuse(path, "stands between the stem and the classifier")
+
+        for first, last, what in self.borders():
+            container = common_path(first, last)
+            if (self.tree.node(container) or {"class": ""})["class"] in SEQUENTIAL:
+                for path, node in self.tree.between(first, last):
+                    is_pool = "Pool" in class_of(node) and what == "block"
+                    if path.rpartition(".")[0] == container and (is_pool or self._activation(path, node)):
+                        raise self.refuse(path, f"stands behind a {what}")
+
+    def borders(self) -> Iterator[tuple[str, str, str]]:
+        """The last convolution of each block and transition, the norm behind it, and which of the two it is."""
+        last: dict[int, tuple[int, int, str]] = {}
+        for layer, path in self.paths.items():
+            if found := BLOCK_CONV.fullmatch(layer):
+                block, *place = map(int, found.groups())
+                last[block] = max(last.get(block, (0, 0, "")), (place[0], place[1], path))
+        for block, (_, _, conv) in last.items():
+            norm = self.paths.get(f"transition{block}.norm") or self.paths.get("head.norm")
+            if norm:
+                yield conv, norm, "block"
+            behind = [self.paths.get(layer) for layer in (f"transition{block}.conv", f"block{block + 1}.layer1.norm1")]
+            if behind[0] and behind[1]:
+                yield behind[0], behind[1], "transition"
+
+    def refuse_gaps(self) -> None:
+        """Refuses layers that lack the activation which the others have as a module.
+
+        Raises:
+            LayoutError: There is one.
+        """
+        counts: dict[int, str] = {}
+        for layer, path in self.paths.items():
+            if layer.startswith("block") and layer.endswith(".conv1"):
+                within = f"{path.rpartition('.')[0]}."
+                found = [
+                    self._activation(*leaf) for leaf in self.tree.leaves(within[:-1]) if leaf[0].startswith(within)
+                ]
+                counts.setdefault(sum(map(bool, found)), path)
+        if len(counts) > 1:
+            raise self.refuse(counts[min(counts)], "has fewer activations beside it than those of other layers")
+        norm, first = (self.paths.get(layer, "") for layer in ("stem.norm", "block1.layer1.norm1"))
+        in_order = norm and first and self.tree.runs_in_order(norm, first)
+        if in_order and not any(self._activation(*leaf) for leaf in self.tree.between(norm, first)):
+            raise self.refuse(norm, "has no activation behind it")
 
     def epsilon(self) -> dict[str, Any]:
         """The one that every normalisation of the body has."""
@@ -344,8 +413,12 @@ class _Net:
                 found.add("same" if any(before) else "none")
             elif any(before):
                 found.add("same")
-            for path, node in self._of_transition(norm, conv):
+            leaves = list(self._of_transition(norm, conv))
+            for path, node in leaves:
                 self._check_halving(path, node)
+            idle = [path for path, node in leaves if class_of(node) == "Identity" and path.endswith("pool")]
+            if idle and not any("Pool" in class_of(node) for _, node in leaves):
+                raise self.refuse(idle[0], "stands where a transition halves its maps")
         if len(found) > 1:
             raise self.refuse(conv, "belongs to a transition unlike the others")
         return {"transition_activation": found.pop()} if found else {}
@@ -361,6 +434,9 @@ class _Net:
     def _check_halving(self, path: str, node: Node) -> None:
         if "Pool" not in class_of(node):
             return
+        self._refuse_ceil(path, node)
+        if node["attributes"].get("divisor_override"):
+            raise self.refuse(path, f"divides by {node['attributes']['divisor_override']}")
         figures = [figures_of(node, name, 0) for name in ("kernel_size", "stride", "padding")]
         halving = class_of(node).startswith("AvgPool") and figures[1:] == [{2}, {0}] and figures[0] == {2}
         if not halving:
