@@ -228,6 +228,26 @@ def test_an_activation_that_is_keras_own_function_is_a_relu() -> None:
     assert read(changed("head_relu", activation="linear")).traits["final_activation"] == "none"
 
 
+def followed(kind: str, **config: Any) -> dict[str, Any]:
+    """The model with a layer behind its logits."""
+    whole = model()
+    last = whole["config"]["layers"][-1]
+    last["config"]["activation"] = "linear"
+    logits = {"shape": [None, 10], "dtype": "float32", "keras_history": [last["config"]["name"], 0, 0]}
+    taken = [{"args": [{"class_name": "__keras_tensor__", "config": logits}], "kwargs": {}}]
+    whole["config"]["layers"].append({**layer(kind, "behind", **config), "name": "behind", "inbound_nodes": taken})
+    whole["config"]["output_layers"] = ["behind", 0, 0]
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "UnitNormalization"])
+def test_what_goes_over_another_axis_than_features_is_refused(kind: str) -> None:
+    assert read(followed("Softmax", axis=-1)).traits["head_activation"] == "softmax"
+    assert read(followed("UnitNormalization", axis=[-1])).traits["head_activation"] == "none"
+    with pytest.raises(LayoutError, match=r"behind \((softmax over axis 0|0)\)"):
+        read(followed(kind, axis=0))
+
+
 def test_a_stem_may_have_a_stride_for_each_axis() -> None:
     assert read(changed("conv1_conv", strides=[2, 1])).traits["stem_stride"] == (2, 1)
 

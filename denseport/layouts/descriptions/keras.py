@@ -37,6 +37,7 @@ from denseport.layouts.descriptions.keras_operations import (
     RESIZING,
     Kind,
     code_in,
+    is_of_features,
     is_without_effect,
     kind_of,
 )
@@ -419,6 +420,8 @@ class _Walk:
                 layers.append(HeadLayer("norm", epsilon=epsilon_of([layer])))
                 self._places[f"head.norm{number}"] = place(layer)
             elif op.kind == "unit-norm":
+                if not is_of_features(axis := layer.argument("axis", default=-1)):
+                    refuse("the head normalises over another axis than features", [(layer, axis)], HEAD_REMEDY)
                 layers.append(HeadLayer("unit-norm"))
             elif op.applied.name in get_args(Activation):
                 named: Any = op.applied.name

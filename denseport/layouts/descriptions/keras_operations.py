@@ -113,7 +113,7 @@ def activation(layer: ModelLayer, keywords: Mapping[str, Any] = MappingProxyType
         case "ELU":
             return Applied("elu") if config.get("alpha", 1.0) == 1 else Applied(f"elu {config.get('alpha')}")
         case "Softmax":
-            return Applied("softmax")
+            return _over_features("softmax", config)
     if (function := _operation(layer)) and OPERATIONS.get(function) == "activation":
         return _of_operation(function, config, in_keras_3=layer.kind != "TFOpLambda")
     return _activation(config.get("activation"))
@@ -163,7 +163,18 @@ def _of_operation(function: str, config: Mapping[str, Any], *, in_keras_3: bool)
         return Applied("gelu-tanh" if config.get("approximate", in_keras_3) else "gelu")
     if function == "elu" and config.get("alpha", 1.0) != 1:
         return Applied(f"elu {config['alpha']}")
-    return Applied(SAME_ACTIVATION[function])
+    return _over_features(SAME_ACTIVATION[function], config)
+
+
+def _over_features(name: str, config: Mapping[str, Any]) -> Applied:
+    """An activation, or what makes a softmax another function: an axis that is not that of the features."""
+    axis = config.get("axis", -1)
+    return Applied(name if is_of_features(axis) or "softmax" not in name else f"{name} over axis {axis}")
+
+
+def is_of_features(axis: object) -> bool:
+    """Whether an axis is the last one of features (N, C)."""
+    return axis in (None, -1, 1, [-1], [1])
 
 
 def _activation(stated: object) -> Applied:
