@@ -221,7 +221,7 @@ def test_a_library_in_the_twins_place_runs_the_same_file(tmp_path: Path, script:
 
 
 def test_the_options_of_a_comparison_are_those_of_verify() -> None:
-    files = {"a", "b", "layout_a", "layout_b", "head", "same_traits"}
+    files = {"a", "b", "layout_a", "layout_b", "net_a", "net_b", "traits", "head", "same_traits"}
     assert set(inspect.signature(denseport.verify).parameters) == files | {"progress", "workers", "options"}
     with pytest.raises(denseport.UsageError, match="nonsense is no option"):
         denseport.verify("a.pth", "b.h5", nonsense=1)  # type: ignore[call-arg]

@@ -28,7 +28,7 @@ from denseport.layouts.shown import as_shown
 from denseport.layouts.spec import Layout
 from denseport.layouts.torch_modules import as_built
 from denseport.layouts.traits import Said, refuse_contradiction, refuse_idle
-from denseport.net.config import Traits
+from denseport.net.config import Inputs, Traits
 
 
 def detect(
@@ -85,6 +85,10 @@ def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, 
             images were left out.
     """
     refuse_other_order(checkpoint, detection)
+    if checkpoint.described_by == "keras" and not detection.described and keras.scales_images(checkpoint.description):
+        channels = detection.config.in_channels
+        by_255 = Inputs(channels, tuple(range(channels)), (1 / 255,) * channels, (0.0,) * channels)
+        detection = replace(detection, config=detection.config.replace(inputs=by_255))
     found = as_shown(with_layers_around(detection, checkpoint), checkpoint)
     if not drop_head:
         refuse_idle(traits, found.config, checkpoint.label)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,6 +160,10 @@ def _bounded(path: Path) -> Iterator[None]:
         _GUARD.path, sys.dont_write_bytecode = None, bytecode
 
 
+# A file within a file that was compressed is unpacked into a temporary one, which has no name or a random one.
+UNPACKED = re.compile(rf"{re.escape(tempfile.gettempdir())}(/tmp[a-z0-9_]{{8}})?")
+
+
 class _Guard:
     """Watches what Python does while a file is read; a hook of this kind can never be taken off again."""
 
@@ -166,7 +172,7 @@ class _Guard:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.path is None:
+        if self.path is None or (arguments and UNPACKED.fullmatch(str(arguments[0]))):
             return
         if event == "open":
             name, mode, flags = arguments

@@ -1,6 +1,7 @@
 """denseport's own twins: `torch FOLDER FILE...` or `keras FOLDER FILE...` writes FILE.twin.npy, the outputs for images.
 
-The images are FOLDER/images.npy (N, H, W, C), or images1.npy and images3.npy where the file's name ends in -1d or -3d.
+The images are FOLDER/images.npy (N, H, W, C), or images1.npy and images3.npy where the file's name ends in -1d or -3d;
+where it ends in -pixels, they are 255 times as large.
 """
 
 from __future__ import annotations
@@ -29,5 +30,6 @@ def outputs(framework: str, file: Path, images: np.ndarray) -> np.ndarray:
 if __name__ == "__main__":
     framework, folder = sys.argv[1], Path(sys.argv[2])
     for file in map(Path, sys.argv[3:]):
-        images = IMAGES.get(file.name.partition(".")[0].rpartition("-")[2], "images.npy")
-        np.save(f"{file}.twin.npy", outputs(framework, file, np.load(folder / images)))
+        kind = file.name.partition(".")[0].rpartition("-")[2]
+        images = np.load(folder / IMAGES.get(kind, "images.npy"))
+        np.save(f"{file}.twin.npy", outputs(framework, file, images * 255 if kind == "pixels" else images))

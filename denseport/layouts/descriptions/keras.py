@@ -94,8 +94,15 @@ def _refuse_beside_backbone(layers: list[ModelLayer]) -> None:
     plain = ("InputLayer", "GlobalAveragePooling2D", "Dense", *WITHOUT_LAYERS)
     odd = ((each, each.kind) for each in layers if each.kind not in plain and not is_without_effect(each))
     refuse("layers whose effect cannot be followed stand beside a model that does not list its own", odd)
-    scaled = ((each, "include_rescaling") for each in layers if each.config.get("include_rescaling"))
-    refuse("the model scales its images itself", scaled, "build it with include_rescaling=False, and save it again")
+
+
+def scales_images(description: Mapping[str, Any]) -> bool:
+    """Whether a model whose configuration does not list its layers divides its images by 255.
+
+    Source: keras_cv densenet_backbone.py, `DenseNetBackbone`: `include_rescaling`.
+    """
+    layers = keras_config.model_layers(description)
+    return any(each.kind in WITHOUT_LAYERS and bool(each.config.get("include_rescaling")) for each in layers)
 
 
 def _is_stranger(layer: ModelLayer) -> bool:
