@@ -388,6 +388,50 @@ def test_programs_state_the_same_and_hold_the_same_tensors(tmp_path: Path, chang
     assert all(found.origins[name] == "stated" for name in STATED[change])
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "x.pt2"
+    torch.export.save(torch.export.export(small().eval(), (torch.zeros(1, 3, 32, 32),)), path)
+    return path
+
+
+def test_an_exported_program_holds_the_same_tensors_and_says_that_it_was_not_read(exported: Path) -> None:
+    with pth.read(exported) as checkpoint:
+        assert {name: tensor.read().tolist() for name, tensor in checkpoint.tensors.items()} == {
+            name: tensor.tolist() for name, tensor in torch.export.load(exported).state_dict.items()
+        }
+    found = denseport.inspect(exported)
+    assert found.problem == ""
+    assert any("a program of torch.export, whose weights alone are read" in note for note in found.notes)
+    assert found.origins["epsilon"] == "assumed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{", "["), "is no index of tensors"),
+        (('"use_pickle": false', '"use_pickle": true'), r"is pickled, sparse.*torch\.export\.load\(path\)\.state_dict"),
+        (('"dtype": 7', '"dtype": 10'), "is pickled, sparse or of a rare dtype"),
+        (('"layout": 7', '"layout": 1'), "is pickled, sparse or of a rare dtype"),
+        (('"weight_0"', '"weight_x"'), "has its values in weight_x, which is not there"),
+        (('{"as_int": 3}', '{"as_int": 30000}'), "outside its storage"),
+        (('{"as_int": 3}', '{"as_int": "3"}'), "no natural number"),
+        (('"sizes"', '"size"'), "is no index of tensors"),
+    ],
+)
+def test_an_exported_program_with_another_index_is_refused(
+    exported: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(tmp_path / "x.pt2", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("model_weights_config.json"):
+                content = content.decode().replace(*change, 1).encode()
+            new.writestr(name, content)
+    with pytest.raises(FormatError, match=message):
+        pth.read(tmp_path / "x.pt2")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_frozen_program_has_no_tensors_by_name(tmp_path: Path) -> None:
     torch.jit.freeze(torch.jit.script(small())).save(str(tmp_path / "x.pt"))

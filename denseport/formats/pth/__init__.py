@@ -49,6 +49,7 @@ def _checkpoint(file: SourceFile, contents: Contents) -> Checkpoint:
         container=contents.container,
         path=file.path,
         others=tuple(tree.others),
+        notes=contents.notes,
         description=description,
         described_by="torch" if description else "",
         close=file.close,

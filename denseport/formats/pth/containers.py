@@ -11,7 +11,7 @@ from struct import error as StructError
 from typing import Any
 
 from denseport.errors import FormatError, listed, quoted
-from denseport.formats.pth import scripts
+from denseport.formats.pth import exported, scripts
 from denseport.formats.pth.pickles import MAX_BYTES, SAVE_STATE_DICT, TorchUnpickler
 from denseport.formats.pth.tensors import StoredBytes
 from denseport.formats.source_file import COPY_AGAIN, SourceFile
@@ -29,7 +29,7 @@ _COUNT = Struct("<q")
 class Contents:
     """What a container holds: the unpickled object, the storages that its tensors look into, and the metadata.
 
-    `figures` are those of a program's classes, by dotted name.
+    `figures` are those of a program's classes, by dotted name; `notes` say what a user should know of the reading.
     """
 
     container: str
@@ -38,6 +38,7 @@ class Contents:
     byteorder: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_zip(file: SourceFile) -> Contents:
@@ -49,6 +50,11 @@ def read_zip(file: SourceFile) -> Contents:
     Source: torch/serialization.py `_load`, caffe2/serialize/inline_container.cc.
     """
     archive = ZipArchive(file)
+    folders = dict.fromkeys(name.split("/")[0] + "/" for name in archive.entries)
+    if exports := [root for root in folders if exported.is_exported(archive, root)]:
+        tensors = exported.tensors(file, archive, exports[0])
+        stored = _stored(archive, exports[0] + exported.WEIGHTS)
+        return Contents("torch.export", tensors, stored, _byteorder(file, archive, exports[0]), notes=(exported.NOTE,))
     roots = [name.split("/")[0] for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise FormatError(
@@ -56,32 +62,38 @@ def read_zip(file: SourceFile) -> Contents:
             f"data.pkl in one folder; {SAVE_STATE_DICT}"
         )
     root = roots[0] + "/"
-    byteorder = "little"
-    if root + "byteorder" in archive.entries:
-        recorded = archive.content(archive.entries[root + "byteorder"], 16)
-        if recorded not in (b"little", b"big"):
-            raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, not little or big; {COPY_AGAIN}")
-        byteorder = recorded.decode()
     pickle = archive.content(archive.entries[root + "data.pkl"], MAX_BYTES)
     unpickler = TorchUnpickler(file.path, pickle, "data.pkl")
     value = unpickler.load()
     if rest := len(pickle) - unpickler.position:
         raise FormatError(f"{file.path}: {rest} bytes follow the pickle in data.pkl; {COPY_AGAIN}")
-    prefix = root + "data/"
-    stored = {
-        name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
-        for name, entry in archive.entries.items()
-        if name.startswith(prefix)
-    }
     is_program = root + "constants.pkl" in archive.entries
     return Contents(
         "TorchScript" if is_program else "PyTorch zip",
         value,
-        stored,
-        byteorder,
+        _stored(archive, root + "data/"),
+        _byteorder(file, archive, root),
         _metadata(file, archive, root),
         scripts.figures(archive, root, unpickler.names) if is_program else {},
     )
+
+
+def _byteorder(file: SourceFile, archive: ZipArchive, root: str) -> str:
+    if root + "byteorder" not in archive.entries:
+        return "little"
+    recorded = archive.content(archive.entries[root + "byteorder"], 16)
+    if recorded not in (b"little", b"big"):
+        raise FormatError(f"{file.path}: its byte order is {quoted(recorded)}, not little or big; {COPY_AGAIN}")
+    return recorded.decode()
+
+
+def _stored(archive: ZipArchive, prefix: str) -> dict[str, StoredBytes]:
+    """The bytes of each entry of a folder, by its name there."""
+    return {
+        name.removeprefix(prefix): StoredBytes(entry.size, partial(archive.read, entry), entry.deflated)
+        for name, entry in archive.entries.items()
+        if name.startswith(prefix)
+    }
 
 
 def _metadata(file: SourceFile, archive: ZipArchive, root: str) -> dict[str, str]:
