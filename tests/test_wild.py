@@ -35,17 +35,17 @@ REFUSED = {
 }
 # Files of weights that do not say what stands beside them, and the note that says so.
 ASSUMED = {
-    "chest.pth.tar": "an activation at its side would not show",
+    "chest.pth.tar": "would not show in a file of weights",
     "two_layer_head.pth": "assumed, since weights do not show it: hidden_activation relu",
     "rescaling.weights.h5": "a model which has rescaling",
     "augmentation.weights.h5": "a model which has rescaling",
     "normalization.weights.h5": "a model which has normalization, rescaling",
-    "preprocess_input.weights.h5": "dense_4 was taken for the classifier; another pool before it",
-    "relu_output.weights.h5": "an activation at its side would not show",
+    "preprocess_input.weights.h5": "dense_4 was taken for the classifier; another pool before it, or an activation",
+    "relu_output.weights.h5": "would not show in a file of weights",
     "two_dense.weights.h5": "hidden_activation relu",
     "norm_dense.weights.h5": "hidden_epsilon 0.001",
     "flatten.weights.h5": "that of images of 64x64 pixels",
-    "max_pool.weights.h5": "an activation at its side would not show",
+    "max_pool.weights.h5": "would not show in a file of weights",
     "no_bias.weights.h5": "the classifier has no bias",
 }
 
