@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -302,8 +303,11 @@ def test_layers_without_names_that_keras_applications_cannot_build_are_asked_abo
     read, _ = nameless(PLAIN)
     with pytest.raises(
         LayoutError, match=r"matches .*keras-hub.* alike; they differ in epsilon and .*padding.*--from-layout keras"
-    ):
+    ) as asked:
         detect(read)
+    # Followed literally, as a user of other code would.
+    layout, epsilon = re.findall(r"--from-layout (\S+);.*--trait epsilon=(\S+)$", str(asked.value))[0]
+    assert detect(read, layout, traits={"epsilon": float(epsilon)}).config.traits.epsilon == 1e-3
     assert detect(read, "keras-hub").config.replace(traits=PLAIN.traits) == PLAIN
 
 

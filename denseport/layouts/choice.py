@@ -36,10 +36,12 @@ def only_layout(fits: list[Found], checkpoint: Checkpoint, said: Said) -> Found:
     names = [fit.detection.layout.name for fit in fits]
     first, *others = (fit.detection.config.traits for fit in fits)
     apart = sorted({name for other in others for name, value in vars(other).items() if vars(first)[name] != value})
+    epsilon = fits[0].detection.framework.epsilon
+    other = f"; a net of other code has Keras' epsilon as a rule: add --trait epsilon={epsilon:g}"
     raise LayoutError(
         f"{checkpoint.label}: matches layouts {' and '.join(names)} alike; they differ in "
         f"{' and '.join(apart) or 'name'}, which no name or shape shows; say which it is, as with "
-        f"--from-layout {names[0]}"
+        f"--from-layout {names[0]}{other if checkpoint.nameless else ''}"
     )
 
 
