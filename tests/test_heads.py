@@ -99,8 +99,15 @@ def test_what_stands_between_layers_is_as_the_user_states() -> None:
             detect(checkpoint(spelled(BODY, "torchvision")), traits=trait)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".h5", ".weights.h5", ".safetensors"])
-@pytest.mark.parametrize("layout", ["torchvision", "keras-applications-2", "denseport", "flyyufelix", "monai"])
+@pytest.mark.parametrize(
+    ("layout", "suffix"),
+    [
+        (layout, suffix)
+        for layout in ("torchvision", "keras-applications-2", "denseport", "flyyufelix", "monai")
+        for suffix in (".pth", ".h5", ".weights.h5", ".safetensors")
+        if "h5" not in suffix or any(framework.runs_in == "keras" for framework in find_layout(layout).frameworks)
+    ],
+)
 def test_a_head_comes_back_as_it_was(layout: str, suffix: str, tmp_path: Path) -> None:
     """Activations, dropout and epsilons travel in the metadata, whatever the layers are called."""
     head = (norm(2e-3), dense(6, bias=False), HeadLayer("activation", activation="tanh"), DROPOUT, norm(), dense(3))
@@ -110,8 +117,6 @@ def test_a_head_comes_back_as_it_was(layout: str, suffix: str, tmp_path: Path) -
     metadata = {"layout": "denseport", "head": json.dumps([dataclasses.asdict(layer) for layer in head])}
     denseport.write(Checkpoint(tensors, metadata), first)
     options: dict[str, Any] = {"verify": False, "allow_trait_mismatch": True}
-    if "h5" in suffix and not any(framework.runs_in == "keras" for framework in find_layout(layout).frameworks):
-        pytest.skip("no layout of Keras")
     denseport.convert(first, then, to_layout=layout, **options)
     report = denseport.convert(then, back, to_layout="denseport", **options)
     assert report.source_layout == layout

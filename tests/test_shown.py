@@ -58,6 +58,14 @@ def test_what_the_weights_show_goes_before_the_layout(new_first: Checkpoint) -> 
     assert any("new-first, not old-first as in layout torchvision" in note for note in found.notes(new_first))
 
 
+def test_whole_numbers_beside_the_net_do_not_silence_its_weights(new_first: Checkpoint) -> None:
+    nested = {f"model.{name}": tensor for name, tensor in new_first.tensors.items()}
+    counts = {"metrics.confusion": Tensor.of(np.zeros((10, 10), np.int64))}
+    found = layouts.detect(replace(new_first, tensors=nested | counts))
+    assert found.dropped == ("metrics.confusion",)
+    assert found.config.traits.concatenation == "new-first"
+
+
 def test_a_net_that_puts_new_features_first_is_converted_into_the_same_function(
     new_first: Checkpoint, canonical: layouts.Weights, tmp_path: Path
 ) -> None:

@@ -87,8 +87,8 @@ def _settled(detection: Detection, checkpoint: Checkpoint, traits: Mapping[str, 
     refuse_other_order(checkpoint, detection)
     if checkpoint.described_by == "keras" and not detection.described and keras.scales_images(checkpoint.description):
         channels = detection.config.in_channels
-        by_255 = Inputs(channels, tuple(range(channels)), (1 / 255,) * channels, (0.0,) * channels)
-        detection = replace(detection, config=detection.config.replace(inputs=by_255))
+        scaled = replace(Inputs.unchanged(channels), scale=(1 / 255,) * channels)
+        detection = replace(detection, config=detection.config.replace(inputs=scaled))
     found = as_shown(with_layers_around(detection, checkpoint), checkpoint)
     if not drop_head:
         refuse_idle(traits, found.config, checkpoint.label)

@@ -27,7 +27,8 @@ def as_shown(found: Detection, checkpoint: Checkpoint) -> Detection:
     Raises:
         LayoutError: They contradict what the file states, or do not show what outputs hang on.
     """
-    if not all(tensor.dtype.kind in "fV" for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1):
+    tensors = (checkpoint.tensors[name] for name in found.roles.values())
+    if not all(tensor.dtype.kind in "fV" for tensor in tensors if len(tensor.shape) > 1):
         return found
     evidence = examine(found.config.without_head(), to_canonical(checkpoint, found).tensors)
     traits, origins, notes = {}, dict(found.origins), list(found.findings)
